@@ -1,0 +1,60 @@
+"""What the benchmarks share: interleaved timing, and results as a CSV file and a table."""
+
+import csv
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of every call, taken in turn `repeats` times after one warm-up each."""
+    for call in calls.values():
+        jax.block_until_ready(call())
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.asarray(values) for name, values in seconds.items()}
+
+
+def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], file: str | None) -> None:
+    """Print a table, and write it to results/`file` unless that is None (a smoke run)."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    for row in rows:
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console(width=120).print(table)
+    if file is not None:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / file).open("w", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([[f"{c:.6g}" if isinstance(c, float) else c for c in row] for row in rows])
+
+
+def read_rows(path: Path | None) -> list[list[str]]:
+    """Rows of a CSV file without the names of its columns; none where there is no file."""
+    if path is None or not path.exists():
+        return []
+    with path.open(newline="") as handle:
+        return list(csv.reader(handle))[1:]
+
+
+def append_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Add rows to a CSV file, which begins with the names of its columns."""
+    with path.open("a", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        if handle.tell() == 0:
+            writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,0 +1,278 @@
+"""What the commands share: consoles, progress, tables, errors, and options that name things of the library."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lazysi.fields import Field
+    from lazysi.models.pretrained import PretrainedModel
+    from lazysi.plans import Plan
+    from lazysi.schedules import AbstractSchedule
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+DEFAULT_MODEL = "fashion-mnist"
+BUNDLED_PLAN = "bundled"
+PLAN_ERROR = 1e-6  # float32 rounding of the numbers in a plan
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Model = Annotated[
+    str, typer.Option(help="Name of a bundled model, a model file, or with --weights a published network (sit-xl-2).")
+]
+Steps = Annotated[int, typer.Option(help="Steps, each one network evaluation.")]
+Kappa = Annotated[float, typer.Option(help="Relative diffusion: 0 is the ODE, 1 the optimal SDE.")]
+ScheduleName = Annotated[
+    str, typer.Option(help="lazy, or a schedule's own dynamics: see [bold]lazysi schedules[/bold].")
+]
+Shift = Annotated[
+    float | None, typer.Option(help="Grid of the linear schedule with this shift (default: equal steps).")
+]
+UseMoments = Annotated[bool, typer.Option(help="Use the data moments in the model file (lazy only).")]
+Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")]
+Labels = Annotated[
+    str, typer.Option(help="Classes by number or name, repeated in turn; 'all', or 'none' for no class.")
+]
+ReversedTime = Annotated[
+    bool | None,
+    typer.Option(
+        "--reversed-time/--forward-time", help="Whether a SiT counts time from data to noise (default: as recognised)."
+    ),
+]
+Number = Annotated[int, typer.Option("-n", "--number", help="Number of samples.")]
+Seed = Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")]
+ChunkSize = Annotated[int, typer.Option(help="Most samples in memory at once.")]
+PlanSource = Annotated[
+    str | None,
+    typer.Option(
+        help="A plan, from [bold]lazysi tune[/bold]; 'bundled' is the model's own for these steps, kappa and guidance."
+    ),
+]
+
+
+def known_schedules() -> dict[str, "AbstractSchedule"]:
+    """Every schedule the command line knows by name."""
+    import lazysi as lz
+
+    return {
+        "linear": lz.linear(),
+        "trigonometric": lz.trigonometric(),
+        "variance_preserving": lz.variance_preserving(),
+        "variance_exploding": lz.variance_exploding(),
+        "point_mass": lz.point_mass(),
+    }
+
+
+def find_schedule(name: str) -> "AbstractSchedule":
+    """Schedule with its default parameters, by name."""
+    known = known_schedules()
+    if name not in known:
+        raise ValueError(f"expected --schedule to be lazy or one of {', '.join(known)}, got {name}")
+    return known[name]
+
+
+def find_labels(text: str, network: "PretrainedModel") -> list[int] | None:
+    """Class numbers from "all", "none", or numbers and names between commas."""
+    if text == "none" or (text == "all" and not network.config.classes):
+        return None
+    if text == "all":
+        return list(range(network.config.classes))
+    numbers = {name: index for index, name in enumerate(network.class_names)}
+    numbers |= {str(index): index for index in range(network.config.classes)}
+    wanted = [part.strip() for part in text.split(",")]
+    unknown = [part for part in wanted if part not in numbers]
+    if unknown:
+        names = ", ".join(network.class_names) or "no names"
+        raise ValueError(
+            f"expected --labels from 0 to {network.config.classes - 1} or class names ({names}), got {unknown[0]!r}"
+        )
+    return [numbers[part] for part in wanted]
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Refuse a --dtype that is none of those offered."""
+    if dtype not in {None, "float32", "float16", "bfloat16"}:
+        raise ValueError(f"expected --dtype float32, float16 or bfloat16, got {dtype}")
+
+
+def check_at_least(minimum: int, counts: dict[str, int]) -> None:
+    """Refuse options, by name, with a smaller number."""
+    for name, count in counts.items():
+        if count < minimum:
+            raise ValueError(f"expected {name} of at least {minimum}, got {count}")
+
+
+def sampler_settings(
+    network: "PretrainedModel",
+    *,
+    steps: int,
+    kappa: float,
+    schedule: str,
+    shift: float | None,
+    moments: bool,
+    plan: "Plan | None" = None,
+) -> dict[str, Any]:
+    """Arguments of `lazysi.sample` from the options of the same names."""
+    import lazysi as lz
+    from lazysi.checks import check_number
+
+    if plan is not None:
+        given = {"--schedule": schedule != "lazy", "--shift": shift is not None, "--moments": moments}
+        for name, contradicts in given.items():
+            if contradicts:
+                raise ValueError(f"expected --plan alone, as it decides how to sample, got {name} too")
+        return {"steps": plan.steps, "kappa": float(plan.kappa), "plan": plan}
+    check_at_least(1, {"--steps": steps})
+    check_number("--kappa", kappa, minimum=0)
+    settings: dict[str, Any] = {"steps": steps, "kappa": kappa}
+    if schedule != "lazy":
+        settings["schedule"] = find_schedule(schedule)
+    if shift is not None:
+        check_number("--shift", shift, above=0)
+        settings["grid"] = lz.grids.shifted_time(steps, shift)
+    if moments:
+        if schedule != "lazy":
+            raise ValueError(f"expected --moments with the lazy schedule, got {schedule}")
+        if network.moments is None:
+            raise ValueError("expected data moments in the model file for --moments, got none")
+        settings["moments"] = network.moments
+    return settings
+
+
+def find_plan(
+    context: typer.Context,
+    source: str | None,
+    network: "PretrainedModel",
+    *,
+    steps: int,
+    kappa: float,
+    guidance: float,
+    classes: Sequence[int] | None,
+) -> tuple["Plan | None", float]:
+    """The plan of --plan, and the guidance it is for; options that the user gave have to agree with it."""
+    import lazysi as lz
+
+    if source is None:
+        return None, guidance
+    if source == BUNDLED_PLAN:
+        check_at_least(1, {"--steps": steps})
+        return network.plan(steps, kappa=kappa, guidance=None if classes is None else guidance), guidance
+    plan = lz.load_plan(source)
+    about, asked = json.loads(plan.about), {"steps": steps, "kappa": kappa, "guidance": guidance}
+    planned = {"steps": plan.steps, "kappa": float(plan.kappa), "guidance": guidance}
+    if isinstance(about, dict) and isinstance(about.get("guidance", ""), int | float | None):  # `lz.tune` tells none
+        planned["guidance"] = about["guidance"] or 1.0
+    for name, value in planned.items():
+        if is_given(context, name) and not abs(asked[name] - value) <= PLAN_ERROR:
+            raise ValueError(f"expected --{name} of the plan, {value:g}, got {asked[name]:g}")
+    return plan, planned["guidance"]
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave an option, rather than leave it at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def conditioned(
+    network: "PretrainedModel",
+    classes: Sequence[int] | None,
+    count: int,
+    guidance: float,
+    *,
+    guided_channels: int | None = None,
+) -> "Field":
+    """Field of `count` samples that take the classes in turn; guided unless `guidance` is 1 or there are no classes."""
+    import jax.numpy as jnp
+
+    from lazysi.checks import check_number
+
+    check_number("--guidance", guidance)
+    if classes is None:
+        return network.field()
+    labels = jnp.resize(jnp.asarray(classes), (count,))
+    return network.field(labels, guidance=None if guidance == 1 else guidance, guided_channels=guided_channels)
+
+
+def draw_samples(
+    field: "Field",
+    shape: tuple[int, ...],
+    count: int,
+    seed: int,
+    chunk: int,
+    settings: dict[str, Any],
+    decode: Callable[[Any], Any] = lambda samples: samples,
+) -> tuple["np.ndarray", float, float]:
+    """Samples, a chunk at a time behind a progress bar, with the seconds to compile and to sample.
+
+    `decode` makes images of a chunk.
+    """
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    import lazysi as lz
+
+    key = jax.random.key(seed)
+    # the arrays of the field are an argument: weights inside the program would be compiled in
+    arrays, static = eqx.partition(field, eqx.is_array)
+    draw = jax.jit(
+        lambda arrays, first: lz.sample(key, eqx.combine(arrays, static), (chunk, *shape), first=first, **settings)
+    )
+    clock = time.perf_counter()
+    with console.status("compiling"):
+        compiled = draw.lower(arrays, jnp.asarray(0)).compile()
+    compiled_at, pieces = time.perf_counter(), []
+    with progress_bar("sampling") as (progress, task):
+        progress.update(task, total=count)
+        for first in range(0, count, chunk):
+            pieces.append(np.asarray(decode(compiled(arrays, jnp.asarray(first)))))
+            progress.update(task, completed=min(first + chunk, count))
+    return np.concatenate(pieces)[:count], compiled_at - clock, time.perf_counter() - compiled_at
+
+
+def print_table(rows: dict[str, Any]) -> None:
+    """Two columns on standard output."""
+    table = Table(show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+@contextlib.contextmanager
+def progress_bar(description: str) -> Iterator[tuple[Progress, Any]]:
+    """A bar that vanishes when it is done, and its task, whose total is still to be set."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console, transient=True) as progress:
+        yield progress, progress.add_task(description, total=None)
+
+
+class OneSentence:
+    """Turn what can go wrong into one sentence and exit code 2."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError | OSError | FloatingPointError):
+            sentence = str(error)
+        elif isinstance(error, RuntimeError):
+            # a check inside compiled code: its message stands between a stack and advice
+            found = [line.strip() for line in str(error).splitlines() if "the field returned NaN" in line]
+            sentence = found[-1] if found else None
+        else:
+            return
+        if sentence is not None:
+            errors.print(f"lazysi: {sentence}", markup=False)
+            raise typer.Exit(BAD_INPUT) from None

@@ -1,0 +1,89 @@
+"""`lazysi tune`: fit a sampler to a model for one number of steps."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lazysi.cli.common import (
+    DEFAULT_MODEL,
+    Guidance,
+    Kappa,
+    Labels,
+    Model,
+    OneSentence,
+    Steps,
+    check_at_least,
+    conditioned,
+    find_labels,
+    print_table,
+    progress_bar,
+)
+
+ODE_NUMBER, SDE_NUMBER = 64, 256  # samples: end points to follow, or a law to compare
+MEASURES = {
+    "rms": "RMS to the fine-grid end point, held out",
+    "sliced_wasserstein": "sliced Wasserstein distance, held out",
+    "floor": "between two fine-grid draws",
+}
+
+
+def tune(
+    steps: Steps = 8,
+    model: Model = DEFAULT_MODEL,
+    kappa: Kappa = 0.0,
+    guidance: Guidance = 2.0,
+    labels: Labels = "all",
+    n: Annotated[
+        int | None,
+        typer.Option("-n", "--number", help="Samples to fit on.", show_default=f"{ODE_NUMBER}, {SDE_NUMBER} for SDEs"),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Samplers tried.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of the noise to fit on.")] = 0,
+    out: Annotated[Path, typer.Option(help="Plan to write (.json).")] = Path("plan.json"),
+) -> None:
+    """Fit a sampler to a model for one number of steps: a plan for [bold]lazysi sample --plan[/bold]."""
+    with OneSentence():
+        from lazysi.checks import check_number
+        from lazysi.files import check_writable
+
+        check_writable(out, (".json",))
+        check_number("--kappa", kappa, minimum=0)
+        n = n if n is not None else SDE_NUMBER if kappa else ODE_NUMBER
+        check_at_least(1, {"--steps": steps, "--trials": trials})
+        import jax
+
+        import lazysi as lz
+        from lazysi.tuning import FINE, SMALLEST_BATCH
+
+        check_at_least(SMALLEST_BATCH, {"-n": n})
+
+        network = lz.load_pretrained(model)
+        classes = find_labels(labels, network)
+        field = conditioned(network, classes, n, guidance)
+        clock = time.perf_counter()
+        with progress_bar("tuning") as (progress, task):
+            progress.update(task, total=trials)
+
+            def show(fraction: float, message: str) -> None:
+                progress.update(task, completed=round(fraction * trials), description=f"tuning, {message}")
+
+            plan = lz.tune(
+                jax.random.key(seed),
+                field,
+                (n, *network.shape),
+                steps,
+                kappa=kappa,
+                trials=trials,
+                fine_steps=max(FINE, 4 * steps),
+                progress=show,
+            )
+        about: dict[str, Any] = json.loads(plan.about)
+        guided = classes is not None and guidance != 1
+        about |= {"model": model, "guidance": guidance if guided else None, "labels": classes, "seed": seed}
+        lz.save_plan(out, lz.Plan(plan.table, plan.moments, plan.kappa, json.dumps(about)))
+        figures = {MEASURES[name]: f"{about[name]:.4g}" for name in MEASURES if name in about}
+        seconds = f"{time.perf_counter() - clock:.1f}"
+        print_table({"steps": steps, "kappa": f"{kappa:g}"} | figures | {"seconds": seconds, "written": out})

@@ -1,0 +1,77 @@
+"""What `sample` does where nothing is asked for: chosen by measurement, reasons and figures in docs/decisions.md.
+
+| | ODE | SDE |
+|---|---|---|
+| 1 step | frozen step of the lazy frame | the same |
+| 2 to 4 | flat frame in linear time, a quarter of the corrector | frame of std 1/2, half extrapolated, 2 to 6 |
+| 5 to 7 | lazy frame in the angle, corrector, data prediction last | |
+| more | lazy frame in the angle, corrector | data prediction extrapolated in log SNR, from 7 |
+
+All of order 2, the SDE's and the ODE's up to 7 steps with the data prediction last, on equal steps of linear time with
+a shift that grows with the number of entries of a sample and falls with the number of steps.
+
+With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
+Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lazysi.frames import Frame, flat_frame, gaussian_frame
+from lazysi.moments import Moments
+from lazysi.multistep import angle_variable, log_variable, time_variable
+from lazysi.solvers import Multistep
+
+__all__ = ["Method", "default_method"]
+
+FLAT_ODE, DENOISED_ODE, HALF_SDE = 4, 7, 6  # most steps with these methods
+FLAT_CORRECTOR = 0.25
+HALF_STD, HALF = 0.5, 0.5  # of the SDE in few steps: frame and extrapolation
+ENTRIES, GROWTH = 784, 1 / 7  # of a sample with shift 1 in many steps, and the exponent of the shift in their number
+FLAT_SHIFT, DENOISED_SHIFT, SDE_SHIFT = 1.3, 1.2, 1.5  # factors on it; the first for the SDE too
+
+
+class Method(NamedTuple):
+    """Frame, solver, last step, and shift of the grid of linear time."""
+
+    frame: Frame
+    solver: Multistep
+    denoise: Bool[Array, ""]
+    shift: Float[Array, ""]
+
+
+def default_method(steps: int, kappa: Array, moments: Moments | None, entries: int, *, one_path: bool) -> Method:
+    """Default for a number of steps.
+
+    Args:
+        steps: of the grid.
+        kappa: relative diffusion; traced or not, one program serves ODE and SDE.
+        moments: of the data, where known.
+        entries: of one sample.
+        one_path: whether one Brownian path drives the whole solve.
+    """
+    noisy, one = kappa > 0, jnp.ones((), kappa.dtype)
+    if moments is not None or one_path or steps == 1:
+        solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
+        return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), one)
+    few, flat = steps <= HALF_SDE, steps <= FLAT_ODE
+    frame = flat_frame() if flat else gaussian_frame()
+    weights = jnp.where(noisy, float(few), 1.0) * frame.weights
+    frame = Frame(weights, jnp.where(noisy, HALF_STD, frame.stds), frame.moments)
+
+    def variable(l: Array) -> Array:  # noqa: E741
+        of_sde, of_ode = angle_variable if few else log_variable, time_variable if flat else angle_variable
+        return jnp.where(noisy, of_sde(l), of_ode(l))
+
+    solver = Multistep(
+        2,
+        corrector=jnp.where(noisy, 0.0, FLAT_CORRECTOR if flat else 1.0),
+        extrapolation=jnp.where(noisy & few, HALF, 1.0),
+        midpoint=noisy & (not few),
+        variable=variable,
+    )
+    of_ode = FLAT_SHIFT if flat else DENOISED_SHIFT if steps <= DENOISED_ODE else 1.0
+    shift = jnp.where(noisy, FLAT_SHIFT if flat else SDE_SHIFT, of_ode) * (entries / ENTRIES) ** GROWTH
+    return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift.astype(kappa.dtype))

@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["check_writable", "whole_file"]
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; renamed to `path` when the block ends, removed when it fails.
+
+    Raises:
+        OSError: if the directory does not exist or cannot be written to.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o666 & ~_umask())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def check_writable(path: str | Path, suffixes: tuple[str, ...]) -> Path:
+    """The path, if a file with one of these suffixes can be written there: to ask before the work, not after it.
+
+    Raises:
+        ValueError: if the suffix is another one, or the directory is missing or not writable.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"expected a file name ending in {' or '.join(suffixes)}, got {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"expected an existing directory to write {path.name} to, got {path.parent}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"expected a path that can be written, got {path}")
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

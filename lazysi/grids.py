@@ -1,0 +1,92 @@
+"""Grids: the angles at which the network is asked, from pure noise (0) to pure data (pi/2)."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from lazysi.schedules import AbstractSchedule, linear, shifted
+
+__all__ = ["Grid", "karras", "power_time", "shifted_time", "uniform_angle", "uniform_log_snr", "uniform_time"]
+
+Grid = Callable[[int], Array] | Array
+
+
+def uniform_angle(steps: int) -> Float[Array, " steps+1"]:
+    """Equal steps of the angle.
+
+    Example:
+        >>> import lazysi as lz
+        >>> (lz.grids.uniform_angle(4) / jnp.pi).tolist()
+        [0.0, 0.125, 0.25, 0.375, 0.5]
+    """
+    return jnp.linspace(0, jnp.pi / 2, steps + 1)
+
+
+def uniform_time(steps: int, schedule: AbstractSchedule | None = None) -> Float[Array, " steps+1"]:
+    """Equal steps of a schedule's time (linear by default), with the ends set to pure noise and pure data.
+
+    Args:
+        steps: number of steps.
+        schedule: whose clock is meant.
+    """
+    schedule = linear() if schedule is None else schedule
+    inner = schedule.angle(jnp.linspace(0, 1, steps + 1))
+    return inner.at[0].set(0).at[-1].set(jnp.pi / 2)
+
+
+def shifted_time(steps: int, shift: ArrayLike = 2.0) -> Float[Array, " steps+1"]:
+    """Equal steps of the linear schedule's time with a shift: more than 1 spends more steps near the noise.
+
+    Args:
+        steps: number of steps.
+        shift: factor on the noise-to-data ratio, as in SD3 and FLUX.
+    """
+    return uniform_time(steps, shifted(linear(), shift))
+
+
+def uniform_log_snr(steps: int, first: ArrayLike = -6.0, last: ArrayLike = 8.0) -> Float[Array, " steps+1"]:
+    """Equal steps of the log signal-to-noise ratio between two values, and the two ends.
+
+    Args:
+        steps: number of steps.
+        first: log SNR of the second angle (the first is pure noise).
+        last: log SNR of the last angle but one.
+    """
+    inner = jnp.arctan(jnp.exp(jnp.linspace(first, last, max(steps - 1, 0)) / 2))
+    return jnp.concatenate([jnp.zeros(1), inner, jnp.full(1, jnp.pi / 2)])
+
+
+def karras(
+    steps: int, largest: ArrayLike = 80.0, smallest: ArrayLike = 0.02, rho: ArrayLike = 7.0
+) -> Float[Array, " steps+1"]:
+    """Noise levels sigma = cot(angle) in equal steps of sigma^(1 / rho), and the two ends.
+
+    Args:
+        steps: number of steps.
+        largest: noise level of the second angle (the first is pure noise).
+        smallest: noise level of the last angle but one.
+        rho: larger spends more steps near the data.
+
+    Reference:
+        Karras et al., arXiv 2206.00364, equation 5.
+    """
+    largest, smallest = jnp.asarray(largest, float), jnp.asarray(smallest, float)
+    sigma = jnp.linspace(largest ** (1 / rho), smallest ** (1 / rho), max(steps - 1, 0)) ** rho
+    return jnp.concatenate([jnp.zeros(1), jnp.arctan2(jnp.ones_like(sigma), sigma), jnp.full(1, jnp.pi / 2)])
+
+
+def power_time(
+    steps: int, shift: ArrayLike = 1.0, start: ArrayLike = 1.0, end: ArrayLike = 1.0
+) -> Float[Array, " steps+1"]:
+    """tan(angle) = u^start / (shift (1 - u)^end) for u in equal steps: the family of grids that `tune` searches.
+
+    Args:
+        steps: number of steps.
+        shift: more than 1 spends more steps near the noise.
+        start: power at pure noise; more than 1 spends more steps there.
+        end: power at pure data.
+    """
+    u = jnp.linspace(0, 1, steps + 1)
+    inner = jnp.arctan2(u**start, shift * (1 - u) ** end)
+    return inner.at[0].set(0).at[-1].set(jnp.pi / 2)

@@ -1,0 +1,235 @@
+"""Options of `sample` and `sample_path`: the checks that need no compilation, and what they are turned into."""
+
+import operator
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, ArrayLike
+
+from lazysi.checks import check_number, known
+from lazysi.dynamics import Kappa
+from lazysi.fields import Field, PerSample
+from lazysi.frames import Frame
+from lazysi.grids import Grid
+from lazysi.moments import Moments
+from lazysi.plans import Plan
+from lazysi.schedules import AbstractSchedule
+from lazysi.solvers import Multistep
+
+__all__ = ["Options", "check_field", "check_options", "check_shape", "count"]
+
+STEPS = 16  # unless asked for
+END_ERROR = 1e-5  # of the last angle of a grid, which is then set to pi/2: float32 rounding of the user's own formula
+
+
+class Options(NamedTuple):
+    """Arguments of `sample`, checked. Numbers are arrays, so that others do not compile again; None is the default."""
+
+    steps: int
+    dtype: jnp.dtype
+    kappa: Kappa
+    schedule: AbstractSchedule | None
+    solver: diffrax.AbstractSolver | None
+    controller: diffrax.AbstractStepSizeController | None
+    deterministic: bool  # an ODE by construction, whatever kappa is
+    grid: Array | None
+    moments: Moments | None
+    denoise: bool | None
+    tolerance: float | None
+    chunk_size: int | None
+    frame: Frame | None
+    plan: Plan | None
+
+
+def check_options(
+    event: tuple[int, ...],
+    *,
+    steps: int,
+    kappa: Kappa,
+    schedule: AbstractSchedule | None,
+    solver: diffrax.AbstractSolver | None,
+    grid: Grid | None,
+    moments: Moments | None,
+    dtype: DTypeLike | None,
+    denoise: bool | None,
+    controller: diffrax.AbstractStepSizeController | None,
+    tolerance: float | None,
+    chunk_size: int | None = None,
+    frame: Frame | None = None,
+    plan: Plan | None = None,
+) -> Options:
+    """Refuse what is out of range or does not fit; see `sample` for the arguments."""
+    if plan is not None:
+        given = {"schedule": schedule, "solver": solver, "grid": grid, "moments": moments, "frame": frame}
+        given |= {"denoise": denoise, "stepsize_controller": controller, "brownian_tolerance": tolerance}
+        steps, kappa = _follow(plan, steps, kappa, [name for name, value in given.items() if value is not None])
+        plan.moments.check(event)
+        plan = Plan(
+            plan.table, plan.moments, plan.kappa
+        )  # without what it says about itself: no other program for that
+    steps = count("steps", steps)
+    dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    if dtype not in {jnp.dtype(jnp.float32), jnp.dtype(jnp.float64)}:
+        raise ValueError(
+            f"expected `dtype` float32 or float64, got {dtype}; a network may compute in less inside its field"
+        )
+    if dtype == jnp.dtype(jnp.float64) and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError("expected jax_enable_x64 to be set for `dtype` float64")
+    if not callable(kappa):
+        check_number("kappa", kappa, minimum=0)
+    elif schedule is None:
+        raise ValueError("expected a number as `kappa` in the lazy frame, got a function; give a `schedule` for that")
+    if moments is not None:
+        moments.check(event)
+    if frame is not None:
+        _check_frame(frame, event, moments, schedule, solver, tolerance)
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"expected `brownian_tolerance` between 0 and 1, got {tolerance}")
+    deterministic = _check_solver(solver, kappa, schedule, controller, tolerance)
+    if denoise and (schedule is not None or (deterministic and solver is not None)):
+        raise ValueError(
+            "expected `denoise` with the SDE of the lazy frame alone, got it with a schedule or an ODE solver"
+        )
+    return Options(
+        steps,
+        dtype,
+        kappa if callable(kappa) else jnp.asarray(kappa, dtype),
+        schedule,
+        solver,
+        controller,
+        deterministic,
+        None if grid is None else _angles(grid, steps, dtype),
+        moments,
+        denoise,
+        tolerance,
+        None if chunk_size is None else count("chunk_size", chunk_size),
+        frame,
+        plan,
+    )
+
+
+def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(batch, *event) as Python integers.
+
+    Raises:
+        ValueError: if it is empty or an entry is no positive integer.
+    """
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"expected `shape` (batch, *event) of positive integers, got {shape}")
+    return sizes
+
+
+def check_field(field: Field, batch: int) -> None:
+    """Refuse a field that holds values for fewer samples than asked for.
+
+    Raises:
+        ValueError: with the two numbers.
+    """
+    for leaf in jax.tree.leaves(field, is_leaf=lambda leaf: isinstance(leaf, PerSample)):
+        if isinstance(leaf, PerSample) and jnp.shape(leaf.values)[0] < batch:
+            raise ValueError(
+                f"expected values for {batch} samples in the field's `PerSample`, got {jnp.shape(leaf.values)[0]}"
+            )
+
+
+def _follow(plan: Plan, steps: int, kappa: Kappa, given: list[str]) -> tuple[int, Kappa]:
+    """Steps and kappa of a plan; refuses arguments that contradict it."""
+    if not isinstance(plan, Plan):
+        raise ValueError(f"expected a Plan as `plan`, from `tune` or `load_plan`, got {plan!r}")
+    if given:
+        raise ValueError(f"expected `plan` alone, as it decides how to sample, got `{given[0]}` too")
+    if steps not in (STEPS, plan.steps):
+        raise ValueError(f"expected `steps` of the plan, {plan.steps}, got {steps}")
+    if not callable(kappa):
+        check_number("kappa", kappa)
+    asked, planned = None if callable(kappa) else known(kappa), known(plan.kappa)
+    unlike = asked is not None and planned is not None and asked != 0 and np.float32(asked) != np.float32(planned)
+    if callable(kappa) or unlike:
+        raise ValueError(f"expected `kappa` of the plan, {planned}, got {kappa}")
+    return plan.steps, plan.kappa
+
+
+def _check_frame(
+    frame: Frame,
+    event: tuple[int, ...],
+    moments: Moments | None,
+    schedule: AbstractSchedule | None,
+    solver: diffrax.AbstractSolver | None,
+    tolerance: float | None,
+) -> None:
+    if not isinstance(frame, Frame):
+        raise ValueError(f"expected a Frame as `frame`, got {frame!r}")
+    if moments is not None:
+        raise ValueError("expected `moments` or `frame`, got both; a frame has moments of its own")
+    if schedule is not None or not isinstance(solver, Multistep | None):
+        raise ValueError("expected a `frame` with a Multistep solver, got it with a schedule or another solver")
+    if tolerance is not None:
+        raise ValueError("expected no `frame` with a `brownian_tolerance`, got both; give `moments` instead")
+    frame.moments.check(event)
+    if frame.stds.shape[1:] not in ((), event):
+        raise ValueError(f"expected a frame with directions of shape () or {event}, got {frame.stds.shape[1:]}")
+
+
+def _check_solver(
+    solver: diffrax.AbstractSolver | None,
+    kappa: Kappa,
+    schedule: AbstractSchedule | None,
+    controller: diffrax.AbstractStepSizeController | None,
+    tolerance: float | None,
+) -> bool:
+    """Whether the solve is an ODE by construction; raises where solver and arguments do not go together."""
+    name = type(solver).__name__
+    if solver is not None and not isinstance(solver, diffrax.AbstractSolver):
+        raise ValueError(f"expected a Diffrax solver as `solver`, got {solver!r}")
+    value = None if callable(kappa) else known(kappa)
+    zero = value is not None and value == 0
+    stochastic = isinstance(solver, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver | None)
+    if schedule is not None and isinstance(solver, Multistep):
+        raise ValueError("expected a solver of Diffrax's own under a `schedule`, got Multistep, which works in a frame")
+    if not stochastic and not zero:
+        raise ValueError(f"expected `kappa` = 0 for {name}, which solves ODEs only, got {kappa}")
+    if schedule is None and hasattr(solver, "minimal_levy_area"):
+        raise ValueError(f"expected a `schedule` for {name}, which needs Levy areas, got None")
+    if controller is None:
+        return not stochastic
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(f"expected an adaptive solver for `stepsize_controller`, got {name}")
+    if tolerance is None and not zero:
+        raise ValueError("expected a `brownian_tolerance` for an adaptive SDE solve, got None")
+    return not stochastic or zero
+
+
+def _angles(grid: Grid, steps: int, dtype: jnp.dtype) -> Array:
+    angles = jnp.asarray(given := grid(steps) if callable(grid) else grid, float)
+    if angles.shape != (steps + 1,):
+        raise ValueError(f"expected a `grid` of steps + 1 = {steps + 1} angles, got shape {angles.shape}")
+    values = known(given)
+    if values is not None:
+        if not np.all(np.diff(values) > 0):
+            raise ValueError(f"expected a `grid` of increasing angles, got {values}")
+        if values[0] != 0 or abs(values[-1] - np.pi / 2) > END_ERROR:
+            raise ValueError(f"expected a `grid` from 0 to pi/2, got {values[0]} to {values[-1]}")
+    return angles.astype(dtype).at[-1].set(jnp.pi / 2)
+
+
+def count(name: str, value: ArrayLike) -> int:
+    """A positive number of something, as a Python integer.
+
+    Raises:
+        ValueError: naming what is no such number.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"expected `{name}` to be an integer of at least 1, got {value}")
+    return number

@@ -1,0 +1,123 @@
+"""Plans: a sampler fitted to one model for one number of steps, as a small pytree and a JSON file.
+
+A plan holds the table of a multistep method (see `multistep`), the centre of its frame, the kappa it is for and what is
+known about it: how it was found and its error on held-out noise. `tune` makes plans, `sample(plan=...)` follows them.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lazysi.checks import check_number
+from lazysi.files import whole_file
+from lazysi.moments import Moments, isotropic
+from lazysi.multistep import HISTORY, Table
+
+__all__ = ["Plan", "load_plan", "save_plan"]
+
+KIND, VERSION = "lazysi plan", 1
+
+
+class Plan(eqx.Module):
+    """A tabulated method for one model.
+
+    Args:
+        table: coefficients of all steps.
+        moments: mean and basis of the directions of the table.
+        kappa: relative diffusion of the samples.
+        about: JSON text: how the plan was found and what it measured.
+    """
+
+    table: Table
+    moments: Moments
+    kappa: Float[Array, ""]
+    about: str = eqx.field(static=True, default="{}")
+
+    @property
+    def steps(self) -> int:
+        """Number of steps, each one network evaluation."""
+        return self.table.angles.size - 1
+
+
+def save_plan(path: str | Path, plan: Plan) -> None:
+    """Write a plan as JSON.
+
+    Raises:
+        ValueError: if its moments have a basis or directions of their own, which JSON is not for.
+        OSError: if the file cannot be written.
+    """
+    if plan.moments.basis is not None or plan.moments.cosine or plan.moments.mean.ndim or plan.table.stay.ndim > 1:
+        raise ValueError(
+            "expected a plan with one frame for all directions, got one with a basis or several directions"
+        )
+    table = {name: np.asarray(value, float).tolist() for name, value in vars(plan.table).items()}
+    document = {
+        "kind": KIND,
+        "version": VERSION,
+        "kappa": float(plan.kappa),
+        "mean": float(plan.moments.mean),
+        "table": table,
+        "about": json.loads(plan.about),
+    }
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan.
+
+    Args:
+        path: of a file that `save_plan` or `lazysi tune` wrote.
+
+    Raises:
+        ValueError: if the file is missing, or no plan.
+    """
+    try:
+        document = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a plan in JSON, got {path}: {error}") from error
+    if not isinstance(document, dict) or document.get("kind") != KIND or document.get("version") != VERSION:
+        raise ValueError(f"expected a file of kind {KIND!r}, version {VERSION}, got {path}")
+    try:
+        parts = {field.name: _numbers(document.get("table"), field.name) for field in dataclasses.fields(Table)}
+        mean, kappa = _numbers(document, "mean"), _numbers(document, "kappa")
+        check_number("mean", mean)
+        check_number("kappa", kappa, minimum=0)
+        _check_table(parts)
+    except ValueError as error:
+        raise ValueError(f"expected a whole plan in {path}: {error}") from error
+    table = Table(**{name: jnp.asarray(part) for name, part in parts.items()})
+    return Plan(table, isotropic(mean), jnp.asarray(kappa), json.dumps(document.get("about", {})))
+
+
+def _numbers(values: object, name: str) -> np.ndarray:
+    """An entry of a JSON object, in JAX's float."""
+    if not isinstance(values, dict) or name not in values:
+        raise ValueError(f"expected an entry `{name}`, got none")
+    try:
+        return np.asarray(values[name], jnp.result_type(float))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected numbers as `{name}`, got something else") from error
+
+
+def _check_table(parts: dict[str, np.ndarray]) -> None:
+    """Refuse a table whose parts do not fit together, or whose angles do not run from 0 to pi/2.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    angles = parts["angles"]
+    steps = angles.size - 1
+    for name, values in parts.items():
+        shape = {"angles": (steps + 1,), "weights": (steps, HISTORY)}.get(name, (steps,))
+        if values.shape != shape:
+            raise ValueError(f"expected `{name}` of shape {shape}, got {values.shape}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"expected finite numbers as `{name}`, got NaN or infinity")
+    if steps < 1 or not np.all(np.diff(angles) > 0) or angles[0] != 0 or abs(angles[-1] - np.pi / 2) > 1e-6:
+        raise ValueError(f"expected angles rising from 0 to pi/2, got {angles.tolist()}")

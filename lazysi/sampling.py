@@ -1,0 +1,172 @@
+"""Sampling: from a key to samples.
+
+key -> standard normal start (sample i from (key, i) alone) -> Diffrax solve along a grid of angles -> samples
+"""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from lazysi.dynamics import Kappa
+from lazysi.fields import Field
+from lazysi.frames import Frame
+from lazysi.grids import Grid
+from lazysi.moments import Moments
+from lazysi.options import STEPS, Options, check_field, check_options, check_shape
+from lazysi.plans import Plan
+from lazysi.schedules import AbstractSchedule
+from lazysi.solving import grid_of, solve_for
+
+__all__ = ["sample", "sample_path"]
+
+
+def sample(
+    key: PRNGKeyArray,
+    field: Field,
+    shape: tuple[int, ...],
+    *,
+    steps: int = STEPS,
+    kappa: Kappa = 0.0,
+    schedule: AbstractSchedule | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    grid: Grid | None = None,
+    moments: Moments | None = None,
+    frame: Frame | None = None,
+    plan: Plan | None = None,
+    dtype: DTypeLike | None = None,
+    denoise: bool | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    brownian_tolerance: float | None = None,
+    chunk_size: int | None = None,
+    first: ArrayLike = 0,
+) -> Float[Array, "batch *event"]:
+    """Draw samples: a pure function under jit, vmap over keys and grad, which otherwise compiles itself, once.
+
+    Args:
+        key: of the whole call; sample i depends on (key, i) alone.
+        field: (angle, unit state) -> Prediction, see `velocity_field` and its kin.
+        shape: (batch, *event).
+        steps: steps of the grid; with one-stage solvers the number of network evaluations.
+        kappa: relative diffusion: 0 the ODE, 1 the statistically optimal SDE; under a `schedule` also a function of
+            the angle.
+        schedule: None for the lazy dynamics of this kappa; a schedule for its own ODE or SDE.
+        solver: any Diffrax solver. By default a `Multistep` method chosen by the number of steps (see `defaults`), and
+            `diffrax.Euler` under a schedule.
+        grid: steps + 1 increasing angles from 0 to pi/2, or a function of `steps` that returns them; by default equal
+            steps of the schedule's time, of the linear schedule's in a frame, for the SDE in 7 steps or more with a
+            shift of 1.5 (a kappa above 1 wants those of the angle).
+        moments: of the data, for the lazy frame: the solver then is exact for the Gaussian with these moments.
+        frame: what part of the motion is taken out exactly, instead of the lazy frame of `moments`: see `point_frame`,
+            `measure_frame`.
+        plan: a sampler fitted to this field, from `tune` or `load_plan`; decides all of the above.
+        dtype: float32 or float64 of the states; by default JAX's float.
+        denoise: whether the last step in a frame returns the data prediction (True) or goes on (False). By default it
+            does for kappa > 0 and for an ODE in 2 to 7 steps, but never with `moments` or in one step: there the frozen
+            step is the right law.
+        stepsize_controller: for an adaptive solve, for instance `diffrax.PIDController`; steps then only set the first
+            and last legs under a schedule.
+        brownian_tolerance: a number gives every sample one Brownian path, resolved to this time and independent of the
+            number of steps (slower); needed for adaptive SDE solves. None draws increments afresh.
+        chunk_size: largest number of samples in memory at once; the samples do not change.
+        first: index of the first sample: with `first=100` they are samples 100, 101, ... of this key. Not compiled in.
+
+    Returns:
+        samples, of shape `shape`.
+
+    Raises:
+        ValueError: if an argument is out of range or shapes do not fit.
+        RuntimeError: if the field returns NaN, naming the step.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lazysi as lz
+        >>> field = lz.targets.gaussian(jnp.full(2, 3.0), 0.25)
+        >>> samples = lz.sample(jax.random.key(0), field, (1000, 2), steps=8)
+        >>> samples.shape, bool(jnp.abs(samples.mean() - 3) < 0.1)
+        ((1000, 2), True)
+    """
+    shape = check_shape(shape)
+    check_field(field, shape[0])
+    options = check_options(
+        shape[1:],
+        steps=steps,
+        kappa=kappa,
+        schedule=schedule,
+        solver=solver,
+        grid=grid,
+        moments=moments,
+        frame=frame,
+        plan=plan,
+        dtype=dtype,
+        denoise=denoise,
+        controller=stepsize_controller,
+        tolerance=brownian_tolerance,
+        chunk_size=chunk_size,
+    )
+    return _sample(key, field, jnp.asarray(first), options, shape=shape)
+
+
+def sample_path(
+    key: PRNGKeyArray,
+    field: Field,
+    shape: tuple[int, ...],
+    *,
+    steps: int = STEPS,
+    kappa: Kappa = 0.0,
+    schedule: AbstractSchedule | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    grid: Grid | None = None,
+    moments: Moments | None = None,
+    frame: Frame | None = None,
+    plan: Plan | None = None,
+    dtype: DTypeLike | None = None,
+    denoise: bool | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    brownian_tolerance: float | None = None,
+) -> tuple[Float[Array, " times"], Float[Array, "times batch *event"]]:
+    """Draw samples and keep the whole path; arguments as for `sample`.
+
+    Returns:
+        (angles, states): the grid of steps + 1 angles from 0 to pi/2, and at each the states under `schedule`, or under
+        the lazy schedule of this kappa where none was given. `schedule.time(angles)` are the times.
+
+    Raises:
+        ValueError: as `sample`.
+    """
+    shape = check_shape(shape)
+    check_field(field, shape[0])
+    options = check_options(
+        shape[1:],
+        steps=steps,
+        kappa=kappa,
+        schedule=schedule,
+        solver=solver,
+        grid=grid,
+        moments=moments,
+        frame=frame,
+        plan=plan,
+        dtype=dtype,
+        denoise=denoise,
+        controller=stepsize_controller,
+        tolerance=brownian_tolerance,
+    )
+    return _sample_path(key, field, options, shape=shape)
+
+
+@eqx.filter_jit
+def _sample(key: PRNGKeyArray, field: Field, first: Array, options: Options, *, shape: tuple[int, ...]) -> Array:
+    batch, chunk = shape[0], options.chunk_size
+    run = lambda indices: solve_for(key, field, indices, options, shape[1:], save=False)[-1]  # noqa: E731
+    indices = first + jnp.arange(batch)
+    if chunk is None or chunk >= batch:
+        return run(indices)
+    # the last chunk is filled up with the first samples again, and cut
+    samples = jax.lax.map(run, jnp.resize(indices, (-(-batch // chunk), chunk)))
+    return samples.reshape(-1, *shape[1:])[:batch]
+
+
+@eqx.filter_jit
+def _sample_path(key: PRNGKeyArray, field: Field, options: Options, *, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    return grid_of(options, shape[1:]), solve_for(key, field, jnp.arange(shape[0]), options, shape[1:], save=True)

@@ -1,0 +1,293 @@
+"""Solving: from checked options and the noise of a batch to states along the grid.
+
+In a frame (no schedule given) time is the number of the step of a tabulated multistep method, or the angle for
+Diffrax's own solvers. Under a schedule's own dynamics the first and the last step cannot always be taken in its own
+time (a point mass does not determine the unit state, eps* is infinite at t = 0, the clock of a lazy schedule has
+infinite speed at t = 1), so they are taken in the variables that are regular there, without noise:
+
+    from pure noise:   d(x/alpha) = data d(tan(angle)),        to pure data:   d(x/beta) = noise d(cot(angle)).
+
+With Euler's method these two are x_1 = alpha_1 noise + beta_1 data and x_N = data: on the linear schedule, Euler's
+method itself. Its coefficients are tabulated (`steps`), so that it too is one loop, over the number of the step.
+"""
+
+import math
+from typing import cast
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lazysi.curves import cosine, half_pi, power
+from lazysi.defaults import Method, default_method
+from lazysi.dynamics import Kappa, lazy_ode_term, lazy_terms, schedule_terms
+from lazysi.fields import Field, Prediction, select
+from lazysi.frames import LazyFrame, gaussian_frame, noise_clock
+from lazysi.grids import shifted_time, uniform_time
+from lazysi.moments import isotropic
+from lazysi.noise import SampleNoise
+from lazysi.options import Options
+from lazysi.schedules import AbstractSchedule
+from lazysi.solvers import Multistep, TableTerm
+from lazysi.steps import euler_steps
+
+__all__ = ["grid_of", "solve_for"]
+
+ADAPTIVE_STEPS = 4096  # most steps an adaptive solver may take in one leg
+LEVY_AREAS = {
+    diffrax.AbstractSpaceTimeLevyArea: diffrax.SpaceTimeLevyArea,
+    diffrax.AbstractSpaceTimeTimeLevyArea: diffrax.SpaceTimeTimeLevyArea,
+}
+
+
+def solve_for(
+    key: PRNGKeyArray,
+    field: Field,
+    indices: Int[Array, " batch"],
+    options: Options,
+    event: tuple[int, ...],
+    *,
+    save: bool,
+) -> Float[Array, "times batch *event"]:
+    """States of the samples `indices` along the grid, or at its end alone."""
+    grid = grid_of(options, event)
+    levy_area = LEVY_AREAS.get(getattr(options.solver, "minimal_levy_area", None), diffrax.BrownianIncrement)
+    noise = SampleNoise(key, indices, event, options.dtype, tolerance=options.tolerance, levy_area=levy_area)
+    checked = _CheckedField(select(field, indices), None if options.controller is None else grid)
+    schedule, solver = options.schedule, options.solver
+    if _takes_table(options):
+        return _sample_table(checked, grid, options, noise, save)
+    if schedule is None:
+        return _sample_lazy(checked, grid, options, noise, save)
+    if solver is None or isinstance(solver, diffrax.Euler):
+        return _sample_euler(checked, grid, schedule, options.kappa, noise, save)
+    return _sample_schedule(checked, grid, schedule, options, noise, save)
+
+
+def grid_of(options: Options, event: tuple[int, ...]) -> Array:
+    """Angles of the steps."""
+    if options.plan is not None:
+        return options.plan.table.angles.astype(options.dtype).at[-1].set(jnp.pi / 2)
+    if options.grid is not None:
+        return options.grid
+    if options.schedule is not None:
+        return uniform_time(options.steps, options.schedule).astype(options.dtype)
+    shift = _default(options, event).shift if _takes_table(options) else 1.0
+    return shifted_time(options.steps, shift).astype(options.dtype)
+
+
+def _takes_table(options: Options) -> bool:
+    """Whether a multistep method in a frame is run, ours or a default."""
+    return options.schedule is None and isinstance(options.solver, Multistep | None)
+
+
+def _default(options: Options, event: tuple[int, ...]) -> Method:
+    kappa = jnp.asarray(options.kappa, options.dtype)
+    if options.solver is None and options.frame is None:
+        one_path = options.tolerance is not None
+        return default_method(options.steps, kappa, options.moments, math.prod(event), one_path=one_path)
+    frame = gaussian_frame(options.moments) if options.frame is None else options.frame
+    solver = Multistep(jnp.where(kappa > 0, 1, 2)) if options.solver is None else cast(Multistep, options.solver)
+    # with the right moments, or in one step, the frozen step is the right law
+    bare = options.frame is None and options.moments is None and options.steps > 1
+    return Method(frame, solver, frame.is_open() | (bare & (kappa > 0)), jnp.ones((), options.dtype))
+
+
+def _sample_table(field: Field, grid: Array, options: Options, noise: SampleNoise, save: bool) -> Array:
+    """States under the lazy schedule, by a multistep method."""
+    kappa = jnp.asarray(options.kappa, grid.dtype)
+    plan, clock, start = options.plan, None, noise.start()
+    if plan is not None:
+        table, moments = plan.table, plan.moments
+    else:
+        frame, solver, denoise, _ = _default(options, noise.event)
+        denoise = denoise if options.denoise is None else options.denoise
+        frame = jax.tree.map(lambda leaf: leaf.astype(grid.dtype), frame)
+        table, moments = solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments
+    table, moments = jax.tree.map(lambda leaf: leaf.astype(grid.dtype), (table, moments))
+    y0 = moments.coordinates(start)
+    if noise.tolerance is not None:
+        lazy = LazyFrame(kappa, moments)
+        clock = jax.vmap(lambda angle: noise_clock(lazy.angles(angle), kappa))(grid)
+        y0 = _start_of_path(noise, clock[1], kappa, y0)
+    term = TableTerm(field, table, moments, noise, clock)
+    ys = _solve(term, Multistep(), jnp.arange(grid.size, dtype=grid.dtype), y0, save=save)
+    radii = power(jnp.sin(grid), kappa)
+    if save:
+        return jax.vmap(lambda radius, angle, y: radius * term.unit_state(angle, y))(radii, grid, ys)
+    return term.unit_state(grid[-1], ys[-1])[None]
+
+
+def _start_of_path(noise: SampleNoise, clock: Array, kappa: Array, y0: Array) -> Array:
+    """Where one Brownian path drives the whole solve the start belongs to it: its first increment at unit variance."""
+    first = lambda: noise.increment(jnp.zeros_like(clock), clock) / jnp.sqrt(clock)  # noqa: E731
+    return jax.lax.cond(kappa == 0, lambda: y0, first)
+
+
+def _sample_lazy(field: Field, grid: Array, options: Options, noise: SampleNoise, save: bool) -> Array:
+    """States under the lazy schedule, by a solver of Diffrax."""
+    kappa = jnp.asarray(options.kappa, grid.dtype)
+    moments, solver, denoise = options.moments, cast(diffrax.AbstractSolver, options.solver), options.denoise
+    if denoise is None:
+        denoise = (kappa > 0) & (moments is None and options.steps > 1)
+    moments = jax.tree.map(lambda leaf: leaf.astype(grid.dtype), isotropic() if moments is None else moments)
+    frame = LazyFrame(kappa, moments)
+    noise = noise.on(grid)
+    terms = lazy_terms(field, frame, noise, denoise=denoise)
+    y0 = frame.moments.coordinates(noise.start())
+    if noise.tolerance is not None:
+        y0 = _start_of_path(noise, noise_clock(frame.angles(grid[1]), kappa), kappa, y0)
+    if isinstance(solver, diffrax.Euler):
+        ys = _solve(terms, solver, grid, y0, save=save)
+    elif options.deterministic:
+        ys = _solve(lazy_ode_term(field, frame), solver, grid, y0, options.controller, save=save)
+    else:
+        # the first step leaves the point mass and the last one may denoise: both on the increments of the clocks
+        ends, pieces, steps = diffrax.Euler(), [y0[None]], options.steps
+        if steps > 1:
+            pieces.append(_solve(terms, ends, grid[:2], y0, legs=(0, steps - 1)))
+        if steps > 2:
+            body = diffrax.MultiTerm(lazy_ode_term(field, frame), terms.terms[1])
+            ys = _solve(body, solver, grid[1:-1], pieces[-1][-1], options.controller, legs=(1, 1), save=save)
+            pieces.append(ys[1:] if save else ys)
+        pieces.append(_solve(terms, ends, grid[-2:], pieces[-1][-1], legs=(steps - 1, 0)))
+        ys = jnp.concatenate(pieces) if save else pieces[-1]
+
+    def to_lazy_schedule(angle: Array, y: Array) -> Array:
+        later = jnp.where(angle == 0, half_pi(angle), angle)  # at the start y is the unit state already
+        scale = jnp.where(angle == 0, 1, frame.radii(later))
+        radius = jnp.where(angle == 0, kappa == 0, power(jnp.sin(later), kappa))
+        return radius * frame.unit_state(angle, y / scale)
+
+    return jax.vmap(to_lazy_schedule)(grid if save else grid[-1:], ys)
+
+
+def _sample_euler(
+    field: Field, grid: Array, schedule: AbstractSchedule, kappa: Kappa, noise: SampleNoise, save: bool
+) -> Array:
+    """States under a schedule by Euler's method or Euler-Maruyama: one loop over the numbers of the steps."""
+    start = noise.start()
+    steps = euler_steps(field, schedule, grid, kappa, noise)
+    ys = _solve(steps, diffrax.Euler(), jnp.arange(grid.size, dtype=grid.dtype), start, save=save)
+    return jax.vmap(jnp.multiply)(steps.radii, ys) if save else ys
+
+
+def _sample_schedule(
+    field: Field, grid: Array, schedule: AbstractSchedule, options: Options, noise: SampleNoise, save: bool
+) -> Array:
+    """States under a schedule by any Diffrax solver: two end legs and the rest in the schedule's own time."""
+    solver = cast(diffrax.AbstractSolver, options.solver)
+    start, steps = noise.start(), options.steps
+    states = [(_first_radius(schedule, grid.dtype) * start)[None]]
+    if steps == 1:
+        return jnp.concatenate([*states, field(grid[0], start).data[None]])
+    times = schedule.time(grid[1:-1]).astype(grid.dtype)
+
+    def from_noise(slope, q: Array, args: object) -> Array:
+        angle = jnp.arctan(jnp.asarray(slope))
+        return field(angle, cosine(angle) * q).data
+
+    def to_data(slope, p: Array, args: object) -> Array:
+        angle = jnp.arctan2(jnp.ones_like(slope), -jnp.asarray(slope))
+        return -field(angle, jnp.sin(angle) * p).noise
+
+    ends = solver if options.deterministic else diffrax.Euler()
+    controller = options.controller if options.deterministic else None
+    slopes = jnp.tan(grid[:2]).at[0].set(0)
+    q = _solve(diffrax.ODETerm(from_noise), ends, slopes, start, controller, legs=(0, steps - 1))[-1]
+    states.append((schedule.alpha(times[0]).astype(grid.dtype) * q)[None])
+    if steps > 2:
+        path = None if options.deterministic else noise.on(times)
+        terms = schedule_terms(field, schedule, kappa=0.0 if path is None else options.kappa, path=path)
+        body = _solve(terms, solver, times, states[-1][0], options.controller, legs=(1, 1), save=save)
+        states.append(body[1:] if save else body)
+    slopes = -cosine(grid[-2:]) / jnp.sin(grid[-2:])
+    p = states[-1][-1] / schedule.beta(times[-1]).astype(grid.dtype)
+    p = _solve(diffrax.ODETerm(to_data), ends, slopes, p, controller, legs=(steps - 1, 0))
+    return jnp.concatenate([*states, p]) if save else p
+
+
+def _first_radius(schedule: AbstractSchedule, dtype: jnp.dtype) -> Array:
+    """Scale of the first state: the schedule's radius at its first time (0 at a point mass)."""
+    return schedule.radius(jnp.zeros((), dtype)).astype(dtype)
+
+
+def _solve(
+    terms: diffrax.AbstractTerm,
+    solver: diffrax.AbstractSolver,
+    times: Array,
+    y0: Array,
+    controller: diffrax.AbstractStepSizeController | None = None,
+    *,
+    legs: tuple[int, int] = (0, 0),
+    save: bool = False,
+) -> Array:
+    """States at `times` (the last one alone unless `save`): one step from each to the next, or an adaptive solve.
+
+    `legs` are the numbers of steps before and after this solve. Whether a step brought a NaN is read off its result and
+    reported once, after the solve: a check on what the field returns would hold up every step.
+    """
+    if controller is not None:
+        saveat = diffrax.SaveAt(ts=times) if save else diffrax.SaveAt(t1=True)
+        solution = diffrax.diffeqsolve(
+            terms,
+            solver,
+            times[0],
+            times[-1],
+            (times[1] - times[0]) / 8,
+            y0,
+            saveat=saveat,
+            stepsize_controller=controller,
+            max_steps=ADAPTIVE_STEPS,
+        )
+        return cast(Array, solution.ys)
+    states = diffrax.SubSaveAt(t0=True, steps=True) if save else diffrax.SubSaveAt(t1=True)
+    solution = diffrax.diffeqsolve(
+        terms,
+        solver,
+        times[0],
+        times[-1],
+        None,
+        y0,
+        saveat=diffrax.SaveAt(subs=[states, diffrax.SubSaveAt(steps=True, fn=lambda t, y, args: _has_nan(y))]),
+        stepsize_controller=diffrax.StepTo(times),
+        max_steps=times.size - 1,
+    )
+    ys, wrong = cast(list[Array], solution.ys)
+    before, after = legs
+    return _refuse(ys, wrong.any(), before + jnp.argmax(wrong), before + wrong.size + after)
+
+
+class _CheckedField(eqx.Module):
+    """A field whose shapes are checked while tracing.
+
+    With a grid, for adaptive solvers, which would try ever smaller steps, NaNs are refused here, with the step of the
+    grid they appear in.
+    """
+
+    field: Field
+    grid: Array | None
+
+    def __call__(self, angle: Array, u: Array) -> Prediction:
+        prediction = self.field(angle, u)
+        for name, values in zip(Prediction._fields, prediction, strict=True):
+            if jnp.shape(values) != u.shape:
+                raise ValueError(
+                    f"expected a field whose `{name}` has the shape of the state {u.shape}, got {jnp.shape(values)}"
+                )
+        noise, data = (values.astype(u.dtype) for values in prediction)
+        if self.grid is not None:
+            data = _refuse(data, _has_nan(noise + data), jnp.sum(self.grid[1:-1] <= angle), self.grid.size - 1)
+        return Prediction(noise, data)
+
+
+def _has_nan(y: Array) -> Array:
+    return jnp.isnan(jnp.sum(jnp.sum(y, axis=0)))  # the first axis first: a sum of rows is fast
+
+
+def _refuse(value: Array, wrong: Array, step: Array, steps: int) -> Array:
+    """`value`, or an error where it is `wrong`, in the given step counted from 0."""
+    messages = [f"the field returned NaN at step {n + 1} of {steps}" for n in range(steps)]
+    return eqx.branched_error_if(value, wrong, step, messages)

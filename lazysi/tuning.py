@@ -1,0 +1,294 @@
+"""Tuning: fit a sampler to a frozen network for one number of steps, without gradients.
+
+ODE. For given angles the best linear multistep method is a linear least squares problem, step by step: the state of a
+fine-grid solution at the next angle, from the same start noise, is regressed on the state the method has reached and
+its last data predictions, with a ridge towards a known method (DPM-Solver++(2M)). A handful of numbers a step, shared
+by all entries of all samples, so a small batch determines them. Around it, a random search over three parameters of
+the grid and then over single angles.
+
+SDE. There is no path to follow, only a law: a random search over the frame, the amount of extrapolation and the grid
+for the sliced 2-Wasserstein distance to samples of the fine grid.
+
+In both, noise that was not used to fit decides.
+"""
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, PRNGKeyArray
+
+from lazysi.checks import check_number, known
+from lazysi.defaults import HALF, HALF_STD
+from lazysi.fields import Field
+from lazysi.frames import Frame
+from lazysi.grids import power_time, shifted_time
+from lazysi.metrics import rms, sliced_wasserstein
+from lazysi.moments import isotropic
+from lazysi.multistep import HISTORY, Table, log_variable
+from lazysi.options import check_field, check_shape, count
+from lazysi.plans import Plan
+from lazysi.sampling import sample, sample_path
+from lazysi.solvers import Multistep
+
+__all__ = ["tune"]
+
+FINE = 128  # steps of the solution to follow; angles of a plan are among its own
+RIDGE = 1e-5  # of the squared size of what is regressed on
+SMALLEST_BATCH = 8
+Progress = Callable[[float, str], None]
+
+
+class Candidate(NamedTuple):
+    """A plan in the making: parameters, table, and its error on noise that the table was not fitted to."""
+
+    error: float
+    parameters: np.ndarray
+    table: Table
+
+
+def tune(
+    key: PRNGKeyArray,
+    field: Field,
+    shape: tuple[int, ...],
+    steps: int,
+    *,
+    kappa: ArrayLike = 0.0,
+    trials: int = 60,
+    fine_steps: int = FINE,
+    progress: Progress | None = None,
+) -> Plan:
+    """Fit a sampler of `steps` steps to a field: a plan for `sample(plan=...)`.
+
+    Args:
+        key: of the noise it is fitted on.
+        field: the network, with what it holds per sample (labels) for `shape[0]` samples.
+        shape: (batch, *event); half of the batch fits the weights, the other half decides. For the ODE 64 is enough for
+            images; for the SDE, whose law is compared, 256 or more.
+        steps: network evaluations of the plan.
+        kappa: relative diffusion.
+        trials: grids (ODE) or samplers (SDE) tried.
+        fine_steps: of the solution that counts as exact.
+        progress: called with the fraction done and a word on the best so far.
+
+    Returns:
+        the plan with the least error on the held-out half; `plan.about` says what it measured.
+
+    Raises:
+        ValueError: if an argument is out of range, or the batch is smaller than 8.
+
+    Example:
+        >>> import jax, lazysi as lz
+        >>> field = lz.targets.mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], [0.3, 0.4])
+        >>> plan = lz.tune(jax.random.key(0), field, (64, 2), 4, trials=4, fine_steps=64)
+        >>> lz.sample(jax.random.key(1), field, (10, 2), plan=plan).shape
+        (10, 2)
+    """
+    shape, steps = check_shape(shape), count("steps", steps)
+    if len(shape) < 2 or shape[0] < SMALLEST_BATCH:
+        raise ValueError(f"expected `shape` (batch, *event) with a batch of at least {SMALLEST_BATCH}, got {shape}")
+    trials, fine_steps = count("trials", trials), count("fine_steps", fine_steps)
+    if fine_steps < 4 * steps:
+        raise ValueError(f"expected `fine_steps` of at least 4 times `steps`, {4 * steps}, got {fine_steps}")
+    check_number("kappa", kappa, minimum=0)
+    if known(kappa) is None:
+        raise ValueError("expected `tune` outside of jit, with a known `kappa`")
+    check_field(field, shape[0])
+    progress = progress or (lambda fraction, message: None)
+    relative = float(jnp.asarray(kappa))
+    fit = _fit_sde if relative else _fit_ode
+    best, about = fit(key, field, shape, steps, relative, trials, fine_steps, progress)
+    about |= {"steps": steps, "batch": shape[0], "trials": trials, "fine_steps": fine_steps}
+    return Plan(best.table, isotropic(), jnp.asarray(kappa, float), json.dumps(about))
+
+
+def _search(
+    start: list[np.ndarray],
+    scales: np.ndarray,
+    trials: int,
+    evaluate: Callable[[np.ndarray], Candidate],
+    report: Callable[[int, Candidate], None],
+) -> list[Candidate]:
+    """Random search from some starts, ever closer to the best so far; all candidates, the best one first."""
+    random = np.random.RandomState(0)
+    found: list[Candidate] = []
+    for number in range(trials):
+        if number < len(start):
+            parameters = start[number]
+        else:
+            centre = found[0] if random.rand() < 0.75 or len(found) < 2 else found[1]
+            reach = 1.0 * 0.15 ** (number / trials)
+            moved = random.rand(len(scales)) < 0.6
+            moved[random.randint(len(scales))] = True
+            parameters = centre.parameters + moved * reach * scales * random.randn(len(scales))
+        found = sorted([*found, evaluate(parameters)], key=lambda candidate: np.nan_to_num(candidate.error, nan=np.inf))
+        report(number, found[0])
+    return found
+
+
+def _fit_ode(
+    key: PRNGKeyArray,
+    field: Field,
+    shape: tuple[int, ...],
+    steps: int,
+    kappa: float,
+    trials: int,
+    fine_steps: int,
+    progress: Progress,
+) -> tuple[Candidate, dict[str, float]]:
+    del kappa
+    accurate = Multistep(3, corrector=True)
+    fine = shifted_time(fine_steps, 1.5)
+    angles, path = (np.asarray(a) for a in sample_path(key, field, shape, steps=fine_steps, solver=accurate, grid=fine))
+    if not np.isfinite(path[-1]).all():
+        raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
+    ask = eqx.filter_jit(lambda field, angle, u: field(angle, u).data)
+    half = shape[0] // 2
+
+    def predict(angle: float, u: np.ndarray) -> np.ndarray:
+        return np.asarray(ask(field, jnp.asarray(angle, path.dtype), jnp.asarray(u)))
+
+    first_prediction = predict(0.0, path[0])  # every candidate begins with it
+
+    def follow(numbers: np.ndarray) -> tuple[float, Table]:
+        """The fitted table on the fine angles of these numbers, and its error on the second half."""
+        grid = angles[numbers].astype(np.float64)
+        rows, u, predictions = [], path[0], [first_prediction]
+        for n in range(steps):
+            if n:
+                predictions = [predict(grid[n], u), *predictions][:HISTORY]
+            prior = _dpm_solver_weights(grid, n)[: 1 + len(predictions)]
+            row = _regress(np.stack([u, *predictions]), path[numbers[n + 1]], prior, half)
+            rows.append(row)
+            u = np.tensordot(row, np.stack([u, *predictions]), 1).astype(path.dtype)
+        return float(rms(u[half:], path[-1][half:])), _table(grid, rows)
+
+    def evaluate(parameters: np.ndarray) -> Candidate:
+        numbers = _nearest(np.asarray(_grid(steps, parameters)), angles)
+        error, table = follow(numbers)
+        return Candidate(error, parameters, table)
+
+    shifts = (1.0, 1.5, 2.0, 3.0)
+    start = [np.asarray([np.log(shift), 0.0, 0.0]) for shift in shifts] + [np.asarray([0.4, 0.2, 0.2])]
+    coarse = max(1, (2 * trials) // 3) if steps > 1 else trials
+    report = lambda number, best: progress((number + 1) / trials, f"RMS {best.error:.4f}")  # noqa: E731
+    best = _search(start, np.asarray([0.5, 0.3, 0.3]), coarse, evaluate, report)[0]
+    # single angles, in turn
+    numbers, random = _nearest(np.asarray(best.table.angles), angles), np.random.RandomState(1)
+    for number in range(coarse, trials):
+        moved = numbers.copy()
+        place = random.randint(1, steps)
+        reach = max(1, (numbers[place + 1] - numbers[place - 1]) // 4)
+        moved[place] += random.choice([-1, 1]) * random.randint(1, reach + 1)
+        if numbers[place - 1] < moved[place] < numbers[place + 1]:
+            error, table = follow(moved)
+            if error < best.error:
+                best, numbers = Candidate(error, best.parameters, table), moved
+        report(number, best)
+    return best, {"rms": best.error}
+
+
+def _grid(steps: int, parameters: np.ndarray) -> Array:
+    """Grid of the family of `power_time` for log shift and logs of the two powers."""
+    shift, start_power, end_power = np.exp(np.clip(parameters[:3], -2.0, 3.0))
+    return power_time(steps, shift, start_power, end_power)
+
+
+def _nearest(grid: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Numbers of the fine angles nearest to a grid, all different and in order."""
+    numbers = np.abs(angles[None, :] - grid[:, None]).argmin(axis=1)
+    last = len(angles) - 1
+    numbers[0], numbers[-1] = 0, last
+    for n in range(1, len(grid) - 1):
+        numbers[n] = min(max(numbers[n], numbers[n - 1] + 1), last - (len(grid) - 1 - n))
+    return numbers
+
+
+def _dpm_solver_weights(grid: np.ndarray, n: int) -> np.ndarray:
+    """Factors of state, data prediction and the one before in step n of DPM-Solver++(2M)."""
+    if n == len(grid) - 2:
+        return np.asarray([0.0, 1.0, 0.0, 0.0, 0.0])
+    l = np.log(np.tan(np.maximum(grid[:-1], 1e-300)))  # noqa: E741
+    stay = np.cos(grid[n + 1]) / np.cos(grid[n])
+    new = np.sin(grid[n + 1]) - stay * np.sin(grid[n])
+    slope = 0.0 if n < 2 else new * (l[n + 1] - l[n]) / (2 * (l[n] - l[n - 1]))
+    return np.asarray([stay, new + slope, -slope, 0.0, 0.0])
+
+
+def _regress(features: np.ndarray, target: np.ndarray, prior: np.ndarray, half: int) -> np.ndarray:
+    """Least squares weights on the first `half` samples, with a ridge towards `prior`."""
+    matrix = features[:, :half].reshape(len(features), -1).astype(np.float64)
+    gap = target[:half].ravel() - prior @ matrix
+    gram = matrix @ matrix.T
+    ridge = RIDGE * np.trace(gram) / len(gram)
+    return prior + np.linalg.solve(gram + ridge * np.eye(len(gram)), matrix @ gap)
+
+
+def _table(grid: np.ndarray, rows: list[np.ndarray]) -> Table:
+    """Table in the point frame, whose quantity is the data prediction, without noise."""
+    steps = len(rows)
+    weights = np.zeros((steps, HISTORY))
+    for n, row in enumerate(rows):
+        weights[n, : len(row) - 1] = row[1:]
+    grid = grid.copy()
+    grid[0], grid[-1] = 0.0, np.pi / 2
+    zeros, ones, stay = np.zeros(steps), np.ones(steps), np.asarray([row[0] for row in rows])
+    return Table(*(jnp.asarray(part, float) for part in (grid, ones, zeros, stay, weights, zeros)))
+
+
+def _fit_sde(
+    key: PRNGKeyArray,
+    field: Field,
+    shape: tuple[int, ...],
+    steps: int,
+    kappa: float,
+    trials: int,
+    fine_steps: int,
+    progress: Progress,
+) -> tuple[Candidate, dict[str, float]]:
+    """Parameters: log shift, logs of two powers, weight and log standard deviation of the frame, extrapolation, and
+    how far the last data prediction goes on along its last change."""
+    law_key, fit_key, test_key, direction_key = jax.random.split(key, 4)
+    law, other = (
+        sample(k, field, shape, steps=fine_steps, kappa=kappa, grid=shifted_time(fine_steps, 1.5))
+        for k in jax.random.split(law_key)
+    )
+    if not np.isfinite(np.asarray(law)).all():
+        raise ValueError("expected a field with finite fine-grid samples, got NaN or infinity")
+
+    def distance(key: PRNGKeyArray, table: Table, law: Array) -> float:
+        plan = Plan(table, isotropic(), jnp.asarray(kappa, float))
+        return float(sliced_wasserstein(direction_key, sample(key, field, shape, plan=plan), law))
+
+    def evaluate(parameters: np.ndarray) -> Candidate:
+        table = _sde_table(steps, kappa, parameters)
+        return Candidate(distance(fit_key, table, law), parameters, table)
+
+    start = [
+        np.asarray([np.log(shift), 0.0, 0.0, weight, log_std, extrapolation, 0.0])
+        for shift in (1.0, 1.5, 2.0)
+        for weight, log_std, extrapolation in ((0.0, 0.0, 0.5), (1.0, np.log(HALF_STD), HALF))
+    ]
+    scales = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.2])
+    report = lambda number, best: progress((number + 1) / trials, f"sliced W2 {best.error:.4f}")  # noqa: E731
+    found = _search(start, scales, trials, evaluate, report)[:5]
+    checked = [candidate._replace(error=distance(test_key, candidate.table, other)) for candidate in found]
+    best = min(checked, key=lambda candidate: candidate.error)
+    floor = float(sliced_wasserstein(direction_key, other, law))
+    return best, {"sliced_wasserstein": best.error, "floor": floor}
+
+
+def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
+    weight, std = np.clip(parameters[3], 0.0, 1.0), np.exp(np.clip(parameters[4], -3.0, 1.0))
+    extrapolation, sharpening = np.clip(parameters[5:7], -1.0, 2.0)
+    frame = Frame(jnp.asarray([weight], float), jnp.asarray([std], float), isotropic())
+    solver = Multistep(2, variable=log_variable, extrapolation=extrapolation)
+    table = solver.table(frame, _grid(steps, parameters), jnp.asarray(kappa, float), jnp.asarray(True))
+    if steps <= 2:
+        return table
+    go_on = jnp.asarray([sharpening, -sharpening, 0.0, 0.0])
+    return eqx.tree_at(lambda table: table.weights, table, table.weights.at[-1].add(go_on))

@@ -1,0 +1,197 @@
+"""Tabulated multistep methods: special cases against their restatements, exactness, orders, float32."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import restated
+
+import lazysi as lz
+from lazysi.frames import drift_clock, noise_clock
+from lazysi.multistep import Rule, angle_variable, log_variable, tabulate, time_variable
+
+KEY = jax.random.key(3)
+EQUAL = 1e-10  # float64: two ways of writing the same method
+ROUNDOFF = 1e-12
+SINGLE = 2e-4  # float32 against float64, a few steps of a field whose slope is of order 10
+MODES = ([0.3, 0.7], [[-1.0, 0.5], [1.5, -0.5]], [0.3, 0.4])
+GRIDS = {
+    "time": lz.grids.uniform_time,
+    "shifted": lz.grids.shifted_time,
+    "log_snr": lz.grids.uniform_log_snr,
+    "karras": lz.grids.karras,
+}
+KNOWN = {
+    "ddim": (restated.ddim, {"order": 1}),
+    "dpm_solver_2m": (restated.dpm_solver_2m, {"order": 2, "midpoint": True}),
+    "dpm_solver_3m": (restated.dpm_solver_3m, {"order": 3, "midpoint": True, "curvature": 0.5, "taper": True}),
+    "unipc_2": (
+        lambda *args: restated.unipc(*args, order=2),
+        {"order": 2, "midpoint": True, "corrector": True, "taper": True},
+    ),
+    "unipc_3": (
+        lambda *args: restated.unipc(*args, order=3),
+        {"order": 3, "midpoint": True, "corrector": True, "taper": True},
+    ),
+}
+
+
+def point_solver(**options):
+    return lz.Multistep(variable=log_variable, **options)
+
+
+def table(frame, grid, *, order=1, kappa=0.0, denoise=False, variable=angle_variable, **options):
+    values = {"corrector": False, "power": 1.0, "extrapolation": 1.0, "curvature": 1.0, "midpoint": False}
+    rule = Rule(**{name: jnp.asarray(v) for name, v in (values | {"taper": False} | options).items()})
+    return tabulate(frame, grid, jnp.asarray(kappa), jnp.asarray(order), rule, variable, jnp.asarray(denoise))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("name", "grid", "steps"), list(itertools.product(KNOWN, GRIDS, [1, 3, 8])))
+def test_known_solvers_are_special_cases(name, grid, steps):
+    restatement, options = KNOWN[name]
+    field = lz.targets.mixture(*MODES)
+    angles = GRIDS[grid](steps)
+    start = np.asarray(lz.SampleNoise(KEY, jnp.arange(20), (2,), jnp.float64).start())
+    expected = restatement(lambda angle, u: np.asarray(field(jnp.asarray(angle), u).data), np.asarray(angles), start)
+    ours = lz.sample(
+        KEY, field, (20, 2), steps=steps, grid=angles, frame=lz.point_frame(), solver=point_solver(**options)
+    )
+    np.testing.assert_allclose(ours, expected, rtol=EQUAL, atol=EQUAL)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("order", "grid", "steps"), list(itertools.product([1, 2, 3], GRIDS, [1, 3, 8])))
+def test_velocity_extrapolated_in_linear_time_is_a_special_case(order, grid, steps):
+    field, angles = lz.targets.mixture(*MODES), GRIDS[grid](steps)
+    start = np.asarray(lz.SampleNoise(KEY, jnp.arange(20), (2,), jnp.float64).start())
+    predict = lambda angle, u: np.asarray(field(jnp.asarray(angle), u).data)  # noqa: E731
+    expected = restated.velocity_adams_bashforth(predict, np.asarray(angles), start, order)
+    solver = lz.Multistep(order, variable=time_variable)
+    ours = lz.sample(KEY, field, (20, 2), steps=steps, grid=angles, frame=lz.linear_frame(), solver=solver)
+    np.testing.assert_allclose(ours, expected, rtol=EQUAL, atol=EQUAL)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("order", [1, 2])
+def test_sde_dpm_solver_is_a_special_case(order):
+    field, steps = lz.targets.mixture(*MODES), 8
+    angles = lz.grids.shifted_time(steps)
+    source = lz.SampleNoise(KEY, jnp.arange(20), (2,), jnp.float64)
+    start = np.asarray(source.start())
+    noises = np.stack([np.asarray(source.increment(0.0, 1.0, tag=n)) for n in range(steps)])
+    predict = lambda angle, u: np.asarray(field(jnp.asarray(angle), u).data)  # noqa: E731
+    # at pure noise the whole first step is in the noise: the start state of ours
+    first = np.cos(angles[1]) * start + np.sin(angles[1]) * predict(0.0, start)
+    frozen = restated.sde_dpm_solver(predict, np.asarray(angles[:2]), start, start[None], order)
+    np.testing.assert_allclose(first, frozen, rtol=EQUAL)
+    noises[0] = start
+    expected = restated.sde_dpm_solver(predict, np.asarray(angles), start, noises, order)
+    ours = lz.sample(
+        KEY,
+        field,
+        (20, 2),
+        steps=steps,
+        kappa=1.0,
+        grid=angles,
+        frame=lz.point_frame(),
+        solver=point_solver(order=order, midpoint=True),
+    )
+    np.testing.assert_allclose(ours, expected, rtol=EQUAL, atol=EQUAL)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0, 3.0])
+@pytest.mark.parametrize("std", [0.2, 1.0, 2.5])
+def test_clocks_of_the_gaussian_frame_are_closed(kappa, std):
+    """First order: the increments of U and C of the lazy dynamics, in units of the state."""
+    moments = lz.isotropic(0.0, std)
+    grid = lz.grids.uniform_angle(7)
+    lazy = lz.LazyFrame(jnp.asarray(kappa), moments)
+    own = jax.vmap(lazy.angles)(grid)
+    scale, root = jax.vmap(lazy.scale)(grid), jnp.sin(own) ** kappa
+    coefficients = table(lz.gaussian_frame(moments), grid, kappa=kappa)
+    drift = jnp.diff(drift_clock(own, jnp.asarray(kappa))) / root[1:] * scale[1:] / std
+    np.testing.assert_allclose(coefficients.weights[:, 0], drift, rtol=10 * ROUNDOFF)
+    stay = (root[:-1] / root[1:] * scale[1:] / scale[:-1]).at[0].set(scale[1])
+    np.testing.assert_allclose(coefficients.stay, stay, rtol=1e-9 if 0 < kappa < 1 else 10 * ROUNDOFF)  # FAR kappa
+    variance = jnp.diff(noise_clock(own, jnp.asarray(kappa))) / root[1:] ** 2 * scale[1:] ** 2
+    np.testing.assert_allclose(coefficients.spread[1:] ** 2, variance[1:], atol=10 * ROUNDOFF)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kappa", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("order", [2, 3])
+def test_polynomials_are_integrated_exactly(kappa, order):
+    """Weights of a step give the moments of its integral, by quadrature on a far finer mesh."""
+    frame = lz.Frame(jnp.asarray([0.3, 0.7]), jnp.asarray([1.0, 0.2]), lz.isotropic())
+    grid = lz.grids.shifted_time(8)
+    coefficients = table(frame, grid, order=order, kappa=kappa)
+    n = 4
+    mesh = np.linspace(grid[n], grid[n + 1], 20_001)
+    l = jnp.log(jnp.tan(mesh))  # noqa: E741
+    scale, sine, cosine = np.exp(frame.log_scale(l)), np.sin(mesh), np.cos(mesh)
+    density = (1 + kappa) * sine**kappa / cosine * (cosine / scale) / scale ** (1 + kappa)
+    density = density * (scale[-1] ** (1 + kappa) / sine[-1] ** kappa)
+    for degree in range(order):
+        expected = np.trapezoid(density * mesh**degree, mesh)
+        nodes = np.asarray([grid[n - j] for j in range(order)])
+        assert float(np.sum(coefficients.weights[n, :order] * nodes**degree)) == pytest.approx(expected, rel=1e-8)
+
+
+FRAMES = {
+    "lazy": lambda: (lz.gaussian_frame(), angle_variable),
+    "narrow": lambda: (lz.gaussian_frame(lz.isotropic(0.5, 0.4)), angle_variable),
+    "spectrum": lambda: (
+        lz.Frame(jnp.asarray([0.3, 0.7]), jnp.asarray([1.0, 0.3]), lz.isotropic()),
+        angle_variable,
+    ),
+    "point": lambda: (lz.point_frame(), angle_variable),
+}
+SLOPES = {(1, False): (0.8, 1.3), (2, False): (1.7, 2.5), (3, False): (1.8, 3.5), (2, True): (2.3, 3.8)}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("frame", "method"), [*itertools.product(["lazy"], SLOPES), ("spectrum", (1, False)), ("spectrum", (2, False))]
+)
+def test_orders_of_convergence(frame, method):
+    """Log-log slope of the error over 24, 48, 96 equal steps of the angle on a smooth mixture.
+
+    The corrector adds an order. Order 3 alone keeps the error of its first step, which is of second order.
+    """
+    (order, corrector), (low, high) = method, SLOPES[method]
+    field = lz.targets.mixture([0.3, 0.7], [[-0.6, 0.3], [0.6, 0.0]], [0.6, 0.7])
+    made, variable = FRAMES[frame]()
+    solver = lz.Multistep(order, corrector=corrector, variable=variable)
+    draw = lambda n, solver: lz.sample(  # noqa: E731
+        KEY, field, (30, 2), steps=n, grid=lz.grids.uniform_angle, frame=made, solver=solver
+    )
+    exact = lz.sample(KEY, field, (30, 2), steps=1500, solver=lz.Multistep(3), grid=lz.grids.uniform_angle)
+    steps = np.asarray([24, 48, 96])
+    errors = [float(jnp.sqrt(jnp.mean((draw(int(n), solver) - exact) ** 2))) for n in steps]
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert low <= slope <= high, (errors, slope)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [2, 3, 8])
+def test_float32_follows_float64(frame, kappa, steps):
+    draws = []
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            made, variable = FRAMES[frame]()
+            grid = lz.grids.shifted_time(steps)
+            coefficients = table(made, grid, order=3, kappa=kappa, variable=variable, corrector=True)
+            draws.append([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(coefficients)])
+    for single, double in zip(*draws, strict=True):
+        np.testing.assert_allclose(single, double, atol=SINGLE, rtol=SINGLE)
+
+
+@pytest.mark.parametrize("order", [0, 4, 2.5])
+def test_bad_order(order):
+    with pytest.raises(ValueError, match="expected `order` 1, 2 or 3"):
+        lz.Multistep(order)
