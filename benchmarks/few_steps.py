@@ -7,7 +7,7 @@
 
 ODE: RMS distance to the fine-grid end point, against evaluations of the network counted inside it, each sampler on
 its own best grid for that number of evaluations (on the larger network all grids are tried on the first samples, and
-the best three on all).
+the best three on all), and untuned, on equal steps of time, which is what the samplers' libraries do unless asked.
 Ours: the default, untuned; some of its methods on their best grids; and plans tuned on other noise, those of the
 package for the bundled network. Every run on all samples is a row of results/few_steps.csv, and the best of each
 sampler are in results/few_steps_best.csv and results/few_steps.png. Samplers whose library is not installed are left
@@ -41,6 +41,7 @@ COUNT = 64  # of the larger network
 TRIALS = 60
 SEED, TUNE_SEED = 1, 0  # of the noise to compare on, and of the noise to tune on
 SCREEN, KEPT = 16, 3  # of the larger network: samples that every grid is tried on, and grids for all samples
+UNTUNED = "shift 1"  # the grid of those who choose none
 BUNDLED = {"fashion-mnist": None, "fashion-mnist, guidance 2": 2.0}  # fields of the bundled plans, with their guidance
 COLUMNS = ("field", "kind", "sampler", "grid", "evaluations", "RMS", "budget")
 GRIDS: dict[str, Callable[[int], jax.Array]] = {
@@ -154,7 +155,8 @@ class Case:
         if self.problem.name not in COUNTS and len(grids) > KEPT and grids != TOLERANCES:
             few = min(SCREEN, self.count)
             errors = {grid: error for grid in grids for _, error in self._try(sampler, grid, few, n)}
-            grids = tuple(sorted(errors, key=lambda grid: np.nan_to_num(errors[grid], nan=np.inf))[:KEPT])
+            best = sorted(errors, key=lambda grid: np.nan_to_num(errors[grid], nan=np.inf))[:KEPT]
+            grids = tuple(grid for grid in grids if grid in best or grid == UNTUNED)
         for grid in grids:
             for evaluations, error in self._try(sampler, grid, self.count, n):
                 yield grid, evaluations, error
@@ -172,6 +174,7 @@ def measure(names: list[str], wanted: tuple[int, ...], count: int | None, trials
     """Rows of all runs, those in `file` taken from there and the others added to it."""
     rows: list[list[Any]] = [*read_rows(file)]
     done = {(*row[:3], row[6]) for row in rows}
+    untuned = {(*row[:3], row[6]) for row in rows if row[3] == UNTUNED}
     adapted = {(row[0], row[2]) for row in rows}  # an adaptive sampler runs once
     for name in names:
         case = Case(name, count or COUNTS.get(name, COUNT), trials, None if file is None else file.parent / ".cache")
@@ -180,8 +183,11 @@ def measure(names: list[str], wanted: tuple[int, ...], count: int | None, trials
                 if sampler.grids == TOLERANCES and (name, sampler.name) in adapted:
                     continue
                 adapted.add((name, sampler.name))
-                if (name, sampler.kind, sampler.name, str(n)) in done:
-                    continue
+                this = (name, sampler.kind, sampler.name, str(n))
+                if this in done:
+                    if this in untuned or UNTUNED not in sampler.grids:
+                        continue
+                    sampler = sampler._replace(grids=(UNTUNED,))
                 begin = time.perf_counter()
                 new = [
                     [name, sampler.kind, sampler.name, grid, evaluations, f"{error:.6g}", str(n)]
