@@ -9,9 +9,9 @@ ODE: RMS distance to the fine-grid end point, against evaluations of the network
 its own best grid for that number of evaluations (on the larger network all grids are tried on the first samples, and
 the best three on all), and untuned, on equal steps of time, which is what the samplers' libraries do unless asked.
 Ours: the default, untuned; some of its methods on their best grids; and plans tuned on other noise, those of the
-package for the bundled network. Every run on all samples is a row of results/few_steps.csv, and the best of each
-sampler are in results/few_steps_best.csv and results/few_steps.png. Samplers whose library is not installed are left
-out.
+package for the bundled network. Every run on all samples is a row of results/few_steps.csv; the best of each sampler
+are in results/few_steps_best.csv and results/few_steps.png, and ours over the best of others in
+results/few_steps_ratios.csv. Samplers whose library is not installed are left out.
 """
 
 import argparse
@@ -215,6 +215,31 @@ def best_rows(rows: list[list[Any]]) -> list[list[Any]]:
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
 
 
+def ratios(rows: list[list[Any]]) -> list[list[Any]]:
+    """RMS of ours over that of the best sampler of others, untuned and on its best grid: a row per field and pair."""
+    adaptive = {name for name, peer in PEERS.items() if peer.grids == TOLERANCES}
+    table = []
+    for field in dict.fromkeys(row[0] for row in rows):
+        here = [row for row in rows if row[0] == field]
+        others = [row for row in here if row[1] in {"peer", "restated"}]
+        untuned = [row for row in others if row[3] == UNTUNED or row[2] in adaptive]
+        budgets = sorted({int(row[6]) for row in rows})
+        for ours, label, against in (
+            ("default", "untuned", untuned),
+            ("default", "best grid", others),
+            ("plan", "best grid", others),
+        ):
+            line = [field, ours, label]
+            for n in budgets:
+                mine = [float(row[5]) for row in here if row[2] == ours and int(row[6]) == n]
+                theirs = [
+                    float(row[5]) for row in against if (int(row[4]) <= n if row[2] in adaptive else int(row[6]) == n)
+                ]
+                line.append(min(mine) / np.nanmin(theirs) if mine and theirs else float("nan"))
+            table.append(line)
+    return table
+
+
 def draw(rows: list[list[Any]], budgets: list[int], file: Path) -> None:
     """One panel per field: ours against the best of the peers and of the restated samplers."""
     import matplotlib.pyplot as plt
@@ -257,6 +282,13 @@ def main() -> None:
     budgets = sorted({int(row[6]) for row in rows})
     columns = ["field", "kind", "sampler", *map(str, budgets)]
     report("RMS to the fine-grid end point", columns, best, None if arguments.smoke else "few_steps_best.csv")
+    columns = ["field", "ours", "others", *map(str, budgets)]
+    report(
+        "RMS of ours over the best of others",
+        columns,
+        ratios(rows),
+        None if arguments.smoke else "few_steps_ratios.csv",
+    )
     if not arguments.smoke:
         draw(best, budgets, RESULTS / "few_steps.png")
 
