@@ -113,13 +113,30 @@ def tabulate(
         denoise: whether the last step returns the data prediction.
     """
     steps = grid.size - 1
-    number = jnp.arange(steps)
     inner = jnp.log(jnp.sin(grid[1:-1]) / cosine(grid[1:-1]))
     infinity = jnp.full(1, jnp.inf, grid.dtype)
     l = jnp.concatenate([-infinity, inner, infinity])  # noqa: E741
-    is_open = frame.is_open()
-    power = jnp.where(is_open, 0, rule.power)
-    points, measures = _quadrature(l, is_open)
+    power = jnp.where(frame.is_open(), 0, rule.power)
+    points, drift, stay, spread = _integrands(frame, l, kappa, power)
+    predict, change = _continuation(order, rule, variable(l), variable(points), drift)
+
+    stretch = frame.log_stretch(l[-2])
+    ratio = frame.fraction(l[-2]) / jnp.sin(grid[-2]) if steps > 1 else jnp.zeros_like(stay[-1])
+    stay = stay.at[-1].set(jnp.where(denoise, ratio, stay[-1]))
+    final = jnp.zeros_like(predict[-1]).at[0].set(jnp.exp(-power * stretch))
+    predict = predict.at[-1].set(jnp.where(denoise, final, predict[-1]))
+    spread = spread.at[0].set(0).at[-1].set(jnp.where(denoise | (steps == 1), 0, spread[-1]))
+    weights = predict + rule.corrector * stay[:, None] * change
+    lift = jnp.exp(power * frame.log_stretch(l[:-1]))
+    return Table(grid, frame.rest(l[:-1]) * lift, frame.pull(l[:-1]) * lift, stay, weights, spread)
+
+
+def _integrands(frame: Frame, l: Array, kappa: Array, power: Array) -> tuple[Array, Array, Array, Array]:  # noqa: E741
+    """(points, drift, stay, spread): v_(n+1) = stay_n v_n + sum_q drift_nq Q(points_nq) + spread_n (standard normal).
+
+    In the first step all noise is in the start state, and `stay` is its standard deviation.
+    """
+    points, measures = _quadrature(l, frame.is_open())
     left, right = _finite_ends(l)
 
     def spread_out(values: Array) -> Array:
@@ -137,14 +154,19 @@ def tabulate(
     drift = (1 + kappa) * measures * jnp.exp(drift)
     noise = log_lift(points) + cos - end[:, None]
     variance = jnp.sum(2 * kappa * measures * jnp.exp(2 * noise), axis=1)
-    # all the noise of the first step is in the start state, with what comes before the first point of the quadrature
+    # with what comes before the first point of the quadrature
     start = jnp.sqrt(variance[0] + jnp.exp(2 * (kappa * points[0, 0] - end[0])))
     stay = jnp.exp(log_lift(left) - end).at[0].set(start)
-    spread = jnp.sqrt(jnp.where(variance > 0, variance, 1)) * (variance > 0)
+    return points, drift, stay, jnp.sqrt(jnp.where(variance > 0, variance, 1)) * (variance > 0)
 
+
+def _continuation(order: Array, rule: Rule, ticks: Array, places: Array, drift: Array) -> tuple[Array, Array]:
+    """(predict, change): weights of the last values over every step, and what the corrector would add to the step
+    before; polynomials through the `ticks` of the variable, integrated over its `places`."""
+    steps = ticks.size - 1
+    number = jnp.arange(steps)
     orders = jnp.minimum(order, number + 1)
     orders = jnp.where(rule.taper, jnp.minimum(orders, steps - number), orders)
-    ticks, places = variable(l), variable(points)
     back = number[:, None] - jnp.arange(HISTORY)  # numbers of the last values
 
     def average(polynomials: Array) -> Array:  # (step, point, value) -> integrals over the step
@@ -171,17 +193,7 @@ def tabulate(
     half = jnp.zeros_like(predict).at[:, :2].set(whole[:, None] / 2)
     correct = _choose(rule.midpoint & (orders == 1), half, average(jax.vmap(_polynomials)(nodes, used, places)))
     change = (correct - jnp.roll(predict, 1, axis=1).at[:, 0].set(0))[:-1]  # of the state after each step but the last
-    change = jnp.concatenate([jnp.zeros_like(predict[:1]), change])
-
-    stretch = frame.log_stretch(l[-2])
-    ratio = frame.fraction(l[-2]) / jnp.sin(grid[-2]) if steps > 1 else jnp.zeros_like(stay[-1])
-    stay = stay.at[-1].set(jnp.where(denoise, ratio, stay[-1]))
-    final = jnp.zeros_like(predict[-1]).at[0].set(jnp.exp(-power * stretch))
-    predict = predict.at[-1].set(jnp.where(denoise, final, predict[-1]))
-    spread = spread.at[0].set(0).at[-1].set(jnp.where(denoise | (steps == 1), 0, spread[-1]))
-    weights = predict + rule.corrector * stay[:, None] * change
-    lift = jnp.exp(power * frame.log_stretch(l[:-1]))
-    return Table(grid, frame.rest(l[:-1]) * lift, frame.pull(l[:-1]) * lift, stay, weights, spread)
+    return predict, jnp.concatenate([jnp.zeros_like(predict[:1]), change])
 
 
 def _finite_ends(l: Array) -> tuple[Array, Array]:  # noqa: E741
