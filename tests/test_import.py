@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 SLOWER = 1.5  # times the import of what the package stands on
-REPEATS = 4  # the fastest of them counts, in processor time: the machine may be busy
+REPEATS = 10  # at most; the fastest of them counts, in processor time: the machine may be busy
 
 
 def seconds(modules: str) -> float:
@@ -26,6 +26,9 @@ def test_import_starts_no_device():
 
 
 def test_import_takes_little_more_than_its_dependencies():
-    pairs = [(seconds("lazysi"), seconds("jax, diffrax, flax")) for _ in range(REPEATS)]
-    ours, theirs = (min(column) for column in zip(*pairs, strict=True))
+    ours, theirs = float("inf"), float("inf")
+    for _ in range(REPEATS):
+        ours, theirs = min(ours, seconds("lazysi")), min(theirs, seconds("jax, diffrax, flax"))
+        if ours < SLOWER * theirs:
+            break
     assert ours < SLOWER * theirs
