@@ -138,7 +138,7 @@ def mode_errors(x):
         yield abs(error[0, 1]), variance / np.sqrt(len(part))
 
 
-def check_law(schedule, solver, steps, kappas=(0.0, 0.5, 1.0), count=20_000, marginal=MARGINAL, **options):
+def check_law(schedule, solver, steps, kappas=(0.0, 0.5, 1.0), count=10_000, marginal=MARGINAL, **options):
     for kappa in kappas:
         samples = lz.sample(
             KEY, two_modes(), (count, 2), steps=steps, kappa=kappa, schedule=schedule, solver=solver, **options
@@ -179,7 +179,7 @@ def test_law_of_a_mixture(schedule, solver, steps):
     [("lazy frame", "default"), ("linear", "Euler"), ("point_mass", "Euler"), ("variance_exploding", "ShARK")],
 )
 def test_law_of_a_mixture_with_few_samples(schedule, solver):
-    check_law(SCHEDULES[schedule](), SOLVERS[solver](), 100, count=10_000)
+    check_law(SCHEDULES[schedule](), SOLVERS[solver](), 100)
 
 
 @pytest.mark.slow
@@ -235,11 +235,14 @@ def test_ode_paths_convert_into_each_other():
     np.testing.assert_allclose(lazy, converted, atol=ADAPTIVE)
 
 
-@pytest.mark.parametrize("kappa", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.slow
-def test_paths_start_at_the_schedule_and_end_at_the_samples(name, kappa):
-    schedule = SCHEDULES[name]()
+def test_paths_start_at_the_schedule_and_end_at_the_samples(name):
+    for kappa in (0.0, 1.0):
+        _check_ends(SCHEDULES[name](), kappa, at_point=name in {"point_mass", "lazy(0.5)", "lazy(3)"})
+
+
+def _check_ends(schedule, kappa, *, at_point):
     options = {"steps": 5, "kappa": kappa, "schedule": schedule}
     angles, states = lz.sample_path(KEY, smooth_field(), (3, 2), **options)
     assert angles.shape == (6,)
@@ -247,8 +250,7 @@ def test_paths_start_at_the_schedule_and_end_at_the_samples(name, kappa):
     assert angles[0] == 0
     assert angles[-1] == jnp.asarray(jnp.pi / 2)
     np.testing.assert_allclose(states[-1], lz.sample(KEY, smooth_field(), (3, 2), **options), atol=SINGLE)
-    at_point = name == "point_mass" or name in {"lazy(0.5)", "lazy(3)"} or (schedule is None and kappa > 0)
-    if at_point:
+    if at_point or (schedule is None and kappa > 0):
         assert not np.any(states[0])
     else:
         start = lz.SampleNoise(KEY, jnp.arange(3), (2,), jnp.float32).start()
@@ -434,15 +436,16 @@ def test_gradients_are_central_differences(name):
     at, options = GRADIENTS[name]
 
     @jax.jit
+    @jax.value_and_grad
     def value(p):
         chosen = options(p)
         field = lz.targets.mixture([0.3, 0.7], [[-1.0, 0.5], [chosen.pop("mean", 1.0), 0.0]], [0.5, 0.6])
         return jnp.sum(jnp.sin(lz.sample(KEY, field, (3, 2), steps=5, **chosen)))
 
     step = 1e-5 * at
-    difference = (value(at + step) - value(at - step)) / (2 * step)
+    difference = (value(at + step)[0] - value(at - step)[0]) / (2 * step)
     # roundoff 1e-16 / step and truncation step^2, with room for second derivatives in the hundreds
-    np.testing.assert_allclose(jax.jit(jax.grad(value))(jnp.asarray(at)), difference, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(value(at)[1], difference, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", [None, lz.linear(), lz.point_mass()], ids=["lazy", "linear", "point mass"])
@@ -489,7 +492,7 @@ def test_a_sample_does_not_depend_on_the_batch(name):
     whole = np.asarray(lz.sample(KEY, field, (10, 2), **options))
     np.testing.assert_allclose(lz.sample(KEY, field, (4, 2), **options), whole[:4], atol=SINGLE)
     np.testing.assert_allclose(lz.sample(KEY, field, (10, 2), chunk_size=4, **options), whole, atol=SINGLE)
-    np.testing.assert_allclose(lz.sample(KEY, field, (3, 2), first=7, **options), whole[7:], atol=SINGLE)
+    np.testing.assert_allclose(lz.sample(KEY, field, (4, 2), first=6, **options), whole[6:], atol=SINGLE)
     assert len(np.unique(whole)) == whole.size
 
 

@@ -37,26 +37,26 @@ def test_ode_is_ahead_of_unipc_on_its_best_grid(name):
         error(steps=STEPS, grid=lz.grids.shifted_time(STEPS, shift), frame=lz.point_frame(), solver=unipc)
         for shift in (1.0, 1.5, 2.0, 3.0)
     )
-    plan = lz.tune(KEY, field, (256, shape[1]), STEPS, trials=30, fine_steps=64)
+    plan = lz.tune(KEY, field, (128, shape[1]), STEPS, trials=20, fine_steps=64)
     assert plan.steps == STEPS
     assert error(plan=plan) < AHEAD * known
 
-    about, half = json.loads(plan.about), slice(128, None)
-    own = lz.sample(KEY, field, (256, shape[1]), plan=plan), end_points(KEY, field, (256, shape[1]), 64)
+    about, half = json.loads(plan.about), slice(64, None)
+    own = lz.sample(KEY, field, (128, shape[1]), plan=plan), end_points(KEY, field, (128, shape[1]), 64)
     assert float(lz.metrics.rms(own[0][half], own[1][half])) == pytest.approx(about.pop("rms"), rel=ROUNDOFF)
-    assert about == {"steps": STEPS, "batch": 256, "trials": 30, "fine_steps": 64}
+    assert about == {"steps": STEPS, "batch": 128, "trials": 20, "fine_steps": 64}
 
 
 @pytest.mark.slow
 def test_sde_is_ahead_of_frozen_data_predictions():
-    field, shape = FIELDS["points"](), (1000, 8)
+    field, shape = FIELDS["points"](), (500, 8)
     law = lz.sample(jax.random.key(5), field, shape, steps=64, kappa=1.0)
     distance = lambda **options: float(  # noqa: E731
         lz.metrics.sliced_wasserstein(KEY, lz.sample(FRESH, field, shape, **options), law)
     )
     first_order = {"steps": STEPS, "kappa": 1.0, "frame": lz.point_frame(), "solver": lz.Multistep(1)}
     known = min(distance(grid=lz.grids.shifted_time(STEPS, shift), **first_order) for shift in (1.0, 2.0))
-    plan = lz.tune(KEY, field, (512, 8), STEPS, kappa=1.0, trials=25, fine_steps=64)
+    plan = lz.tune(KEY, field, (256, 8), STEPS, kappa=1.0, trials=16, fine_steps=32)
     assert distance(plan=plan) < AHEAD * known
     about = json.loads(plan.about)
     assert 0 < about["floor"] < 2 * about["sliced_wasserstein"]
