@@ -31,6 +31,9 @@ class Plan(eqx.Module):
         moments: mean and basis of the directions of the table.
         kappa: relative diffusion of the samples.
         about: JSON text: how the plan was found and what it measured.
+
+    Reference:
+        Theory (33).
     """
 
     table: Table

@@ -80,6 +80,9 @@ def sample(
         ValueError: if an argument is out of range or shapes do not fit.
         RuntimeError: if the field returns NaN, naming the step.
 
+    Reference:
+        Theory (22), (33).
+
     Example:
         >>> import jax, jax.numpy as jnp, lazysi as lz
         >>> field = lz.targets.gaussian(jnp.full(2, 3.0), 0.25)
