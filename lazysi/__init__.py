@@ -22,7 +22,10 @@ from lazysi.fields import (
     unit_velocity_field,
     velocity_field,
 )
+from lazysi.fitting import fit_schedule
 from lazysi.frames import Frame, LazyFrame, flat_frame, gaussian_frame, linear_frame, point_frame
+from lazysi.learned import LearnedSchedule, LearnedSteps, learned_plan, learned_schedule, learned_steps
+from lazysi.likelihood import bits_per_dimension, log_prob
 from lazysi.measuring import measure_frame
 from lazysi.models.classifier import PretrainedClassifier, load_classifier
 from lazysi.models.convert import convert_weights
@@ -57,6 +60,8 @@ __all__ = [
     "Field",
     "Frame",
     "LazyFrame",
+    "LearnedSchedule",
+    "LearnedSteps",
     "Multistep",
     "PerSample",
     "Plan",
@@ -67,6 +72,7 @@ __all__ = [
     "SampleNoise",
     "TextEmbeddings",
     "angle",
+    "bits_per_dimension",
     "convert_diffusion",
     "convert_noise",
     "convert_path",
@@ -79,6 +85,7 @@ __all__ = [
     "diagonal",
     "drift",
     "fit_moments",
+    "fit_schedule",
     "flat_frame",
     "from_functions",
     "gaussian_frame",
@@ -87,6 +94,9 @@ __all__ = [
     "isotropic",
     "lazy",
     "lazy_terms",
+    "learned_plan",
+    "learned_schedule",
+    "learned_steps",
     "linear",
     "linear_frame",
     "load_autoencoder",
@@ -94,6 +104,7 @@ __all__ = [
     "load_embeddings",
     "load_plan",
     "load_pretrained",
+    "log_prob",
     "log_snr",
     "measure_frame",
     "metrics",
