@@ -36,6 +36,7 @@ from lazysi.moments import cosine_basis, diagonal, fit_moments, isotropic, princ
 from lazysi.noise import SampleNoise
 from lazysi.plans import Plan, load_plan, save_plan
 from lazysi.sampling import sample, sample_path
+from lazysi.schedule_files import load_schedule, save_schedule
 from lazysi.schedules import (
     AbstractSchedule,
     angle,
@@ -104,6 +105,7 @@ __all__ = [
     "load_embeddings",
     "load_plan",
     "load_pretrained",
+    "load_schedule",
     "log_prob",
     "log_snr",
     "measure_frame",
@@ -118,6 +120,7 @@ __all__ = [
     "sample",
     "sample_path",
     "save_plan",
+    "save_schedule",
     "schedule_terms",
     "score",
     "score_field",

@@ -39,7 +39,7 @@ from lazysi.steps import euler_steps
 __all__ = ["fit_schedule", "rollout"]
 
 FINE, FINE_SHIFT = 64, 1.5  # steps of what counts as exact, and their grid
-HELD_OUT = 4  # one of so many samples is held out
+HELD_OUT = 4  # one of so many samples is held out; half of them where laws are compared
 SMALLEST_BATCH = 8
 CHUNK = 64  # samples of the fine grid at once
 EVERY = 10  # updates between measurements on held-out noise
@@ -86,7 +86,8 @@ def fit_schedule(
     Args:
         key: of the noise it is fitted on.
         field: the network, with what it holds per sample (labels) for `shape[0]` samples.
-        shape: (batch, *event): a quarter of the batch is held out and decides. 128 is enough for images.
+        shape: (batch, *event): a quarter of the batch is held out and decides, for an SDE half of it. 256 is enough for
+            images.
         steps: network evaluations.
         kappa: relative diffusion; above 0 laws are compared, which wants a batch of some hundreds.
         start: what to begin with and what kind of thing to fit. A schedule: its clock and radius, for its own dynamics.
@@ -130,13 +131,19 @@ def fit_schedule(
     learned = _begin(start, shape, steps, kappa)
     relative = jnp.asarray(kappa, float)
     features = features or (lambda x: x)
-    held_out = max(2, shape[0] // HELD_OUT)
+    held_out = shape[0] // (2 if relative > 0 else HELD_OUT)
     progress = progress or (lambda fraction, message: None)
     ends = _fine_ends(key, field, shape, relative, fine_steps, features)
     fit = Fit(key, field, ends, shape[1:], steps, relative, features, bool(relative > 0))
     learned, errors, done = _minimise(fit, learned, held_out, updates, batch_size, learning_rate, progress)
     name = "sliced_wasserstein" if relative > 0 else "rms"
-    about: dict[str, Any] = {name: errors[-1], f"{name}_start": errors[0], "steps": steps, "batch": shape[0]}
+    about: dict[str, Any] = {
+        name: errors[-1],
+        f"{name}_start": errors[0],
+        "steps": steps,
+        "kappa": float(relative),
+        "batch": shape[0],
+    }
     about |= {"updates": done, "learning_rate": learning_rate, "fine_steps": fine_steps}
     text = json.dumps(about)
     if isinstance(learned, LearnedSteps):

@@ -14,8 +14,10 @@ weights by backward differences: c_0 changes what a step makes of Q_n, c_1 of Q_
 With all parameters 0 both are what they began with, to the last bit.
 """
 
+import json
 from collections.abc import Callable
 from math import comb
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -59,12 +61,17 @@ class LearnedSchedule(AbstractSchedule):
     log_radius: Float[Array, " pieces-1"]
     about: str = eqx.field(static=True, default="{}")
 
+    def described(self, about: dict[str, Any]) -> "LearnedSchedule":
+        """The same schedule with this to say about it."""
+        return LearnedSchedule(self.base, self.clock, self.log_radius, json.dumps(about))
+
     def warp(self, t: ArrayLike) -> Array:
         """Time of the base."""
         t = as_float(t)
         moved = jnp.cumsum(jax.nn.softmax(self.clock) - jax.nn.softmax(jnp.zeros_like(self.clock)))
         ends = jnp.zeros(1, moved.dtype)
-        return t + _bernstein(jnp.concatenate([ends, moved[:-1], ends]), t)
+        change = _bernstein(jnp.concatenate([ends, moved[:-1], ends]), t)
+        return jnp.where((t > 0) & (t < 1), t + change, t)  # at the ends, too, where the base may run infinitely fast
 
     def factor(self, t: ArrayLike) -> Array:
         """Factor on the radius; 1 at both ends."""
