@@ -99,8 +99,8 @@ def schedule_with_parameters():
     return lz.learned_schedule(lz.shifted(lz.lazy(0.5), 1.5), 4)
 
 
-def through_sample(key, field, learned):
-    return lz.sample(key, field, (5, 2), steps=5, kappa=0.7, schedule=learned)
+def through_schedule(key, field, learned):
+    return rollout(key, field, learned, jnp.arange(5), (2,), steps=5, kappa=0.7)
 
 
 def through_plan(key, field, learned):
@@ -115,7 +115,7 @@ def through_rollout(key, field, learned):
 @pytest.mark.parametrize(
     ("make", "draw"),
     [
-        pytest.param(schedule_with_parameters, through_sample, id="schedule"),
+        pytest.param(schedule_with_parameters, through_schedule, id="schedule"),
         pytest.param(METHODS["default"], through_rollout, id="default"),
         pytest.param(METHODS["default SDE"], through_plan, id="default SDE"),
         pytest.param(METHODS["lazy, order 3"], through_plan, id="lazy, order 3", marks=pytest.mark.slow),

@@ -153,33 +153,38 @@ def test_hutchinson_with_fixed_probes():
     assert np.all(others.std(0) > 0)
 
 
-SAMPLERS = {
-    "lazy, Heun": ({}, 0.02),
+SAMPLERS = {  # options, mean error of the density with 24 steps
+    "lazy, Heun": ({}, 0.01),
     "lazy, Tsit5": ({"solver": diffrax.Tsit5()}, FOURTH_ORDER),
-    "lazy, Euler": ({"solver": diffrax.Euler(), "moments": lambda: lz.isotropic(0.3, 0.8)}, 0.5),
-    "linear, Euler": ({"schedule": lz.linear}, 0.5),
-    "lazy(1), Euler": ({"schedule": lz.point_mass}, 0.5),
+    "lazy, Euler": ({"solver": diffrax.Euler(), "moments": lambda: lz.isotropic(0.3, 0.8)}, 0.2),
+    "linear, Euler": ({"schedule": lz.linear}, 0.2),
+    "lazy(1), Euler": ({"schedule": lz.point_mass}, 0.2),
     "variance preserving, Tsit5": ({"schedule": lz.variance_preserving, "solver": diffrax.Tsit5()}, FOURTH_ORDER),
     "lazy(1), Tsit5": ({"schedule": lz.point_mass, "solver": diffrax.Tsit5()}, FOURTH_ORDER),
 }
+QUICK_SAMPLERS = {"lazy, Heun", "linear, Euler", "lazy(1), Tsit5"}
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK_SAMPLERS else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
+)
 def test_while_sampling(name):
     """The same samples, with their densities to the order of the solver."""
     (options, error), field = SAMPLERS[name], plane_mixture()
     options = {key: value() if callable(value) else value for key, value in options.items()}
-    samples, found = lz.sample(KEY, field, (40, 2), steps=24, return_log_prob=True, **options)
-    exact = field.log_density(jnp.asarray(jnp.pi / 2), samples)
-    assert found.shape == (40,)
-    if name != "lazy, Heun":  # whose first and last steps are Euler's where it also serves SDEs
-        plain = lz.sample(KEY, field, (40, 2), steps=24, **options)
-        np.testing.assert_allclose(samples, plain, atol=SINGLE)
-    assert np.abs(found - exact).max() < error
-    if error > FOURTH_ORDER:  # first and second order: smaller with smaller steps
-        again = lz.sample(KEY, field, (40, 2), steps=96, return_log_prob=True, **options)
-        exact = field.log_density(jnp.asarray(jnp.pi / 2), again[0])
-        assert np.abs(again[1] - exact).mean() < 0.35 * np.abs(found - field.log_density(jnp.pi / 2, samples)).mean()
+
+    def errors(steps):
+        samples, found = lz.sample(KEY, field, (40, 2), steps=steps, return_log_prob=True, **options)
+        assert found.shape == (40,)
+        if name != "lazy, Heun":  # whose first and last steps are Euler's where it also serves SDEs
+            plain = lz.sample(KEY, field, (40, 2), steps=steps, **options)
+            np.testing.assert_allclose(samples, plain, atol=SINGLE)
+        return np.abs(found - field.log_density(jnp.asarray(jnp.pi / 2), samples)).mean()
+
+    coarse = errors(24)
+    assert coarse < error
+    if name.endswith("Euler"):
+        assert errors(96) < 0.4 * coarse  # first order: a quarter
 
 
 def test_adaptive_sampling_in_chunks_with_probes():
