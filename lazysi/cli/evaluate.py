@@ -122,7 +122,14 @@ def evaluate(
             _check_shape(judge, network.shape)
             classes = find_labels(labels, network)
             fitted, guidance = find_plan(
-                context, plan, network, steps=steps, kappa=kappa, guidance=guidance, classes=classes
+                context,
+                plan,
+                network,
+                steps=steps,
+                kappa=kappa,
+                guidance=guidance,
+                classes=classes,
+                schedule=schedule,
             )
             settings = sampler_settings(
                 network, steps=steps, kappa=kappa, schedule=schedule, shift=shift, moments=moments, plan=fitted
