@@ -114,7 +114,8 @@ def fit_schedule(
         (10, 2)
 
     Reference:
-        Tong et al., arXiv 2405.15326, and Watson et al., arXiv 2202.05830, for schedules learned through the sampler.
+        Theory (36), (37); Tong et al., arXiv 2405.15326, and Watson et al., arXiv 2202.05830, for schedules learned
+        through the sampler.
     """
     shape, steps = check_shape(shape), count("steps", steps)
     if len(shape) < 2 or shape[0] < SMALLEST_BATCH:

@@ -116,6 +116,9 @@ def learned_schedule(schedule: AbstractSchedule, pieces: int = PIECES) -> Learne
         schedule: to begin with; also what stays fixed at both ends.
         pieces: increments of the clock.
 
+    Reference:
+        Theory (36).
+
     Example:
         >>> import jax, lazysi as lz
         >>> learned = lz.learned_schedule(lz.linear())
@@ -201,6 +204,9 @@ def learned_steps(
 
     Raises:
         ValueError: as `sample`; if the solver is no `Multistep` method, or the frame has directions of its own.
+
+    Reference:
+        Theory (33), (37).
 
     Example:
         >>> import jax, lazysi as lz
