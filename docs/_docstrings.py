@@ -2,7 +2,8 @@
 
 `Example:` of doctests becomes its section `Examples:`. The `Args:` of a class without `__init__` are its fields: its
 `Attributes:`. A `Reference:` is a line of text, and numbers of formulas in it, as in "Theory (9), (11)", become links.
-Arguments described together get the description each. Shapes in annotations, as in `Float[Array, "batch *event"]`, are no expressions of Python.
+Arguments described together get the description each. Shapes in annotations, as in `Float[Array, "batch *event"]`, are
+no expressions of Python.
 """
 
 import ast
