@@ -86,7 +86,8 @@ def log_prob(
         Array([-0.452], dtype=float32)
 
     Reference:
-        Theory (18), (26); Chen et al., arXiv 1806.07366, section 4; Grathwohl et al., arXiv 1810.01367, for the estimate.
+        Theory (18), (26); Chen et al., arXiv 1806.07366, section 4; Grathwohl et al., arXiv 1810.01367, for the
+        estimate.
     """
     x = as_float(x)
     if x.ndim < 2 or not x.shape[0]:
