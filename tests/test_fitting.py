@@ -57,6 +57,7 @@ def test_a_fitted_sde_is_nearer_in_law():
     assert set(json.loads(fitted.about)) >= {"sliced_wasserstein", "sliced_wasserstein_start"}
 
 
+@pytest.mark.slow
 def test_the_key_decides_and_no_fit_is_worse_than_its_start():
     features = lambda x: jnp.concatenate([x, x**2], axis=1)  # noqa: E731
     plan = lz.learned_steps((16, 2), 3).plan()
@@ -72,6 +73,7 @@ def test_the_key_decides_and_no_fit_is_worse_than_its_start():
         np.testing.assert_allclose(getattr(wild.table, part), getattr(plan.table, part), atol=SINGLE)
 
 
+@pytest.mark.slow
 def test_a_rollout_is_the_sampler_under_a_schedule():
     learned = lz.learned_schedule(lz.trigonometric())
     expected = lz.sample(KEY, FIELD, (6, 2), steps=5, kappa=0.5, schedule=learned)
