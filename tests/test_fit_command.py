@@ -82,7 +82,7 @@ def test_the_package_carries_fitted_schedules():
         (["--kappa", "nan"], "expected `--kappa` to be finite, got nan"),
         (["--learning-rate", "0"], "expected `--learning-rate` above 0, got 0"),
         (["--labels", "hat"], "got 'hat'"),
-        (["--start", "cubic"], "expected --schedule to be lazy or one of"),
+        (["--start", "cubic"], "expected --start to be default, bundled, a .json file or one of linear"),
         (["--start", "none.json"], "expected a fitted schedule in JSON, got none.json"),
         (["--start", "bundled", "--steps", "5"], "expected one of the bundled plans"),
         (["--features", "cifar"], "expected a weights file or one of the bundled classifiers"),
