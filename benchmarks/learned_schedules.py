@@ -7,7 +7,8 @@
 The bundled network in few steps of the ODE, from noise that no fit has seen: RMS to the fine-grid end point and Frechet
 distance in the classifier's features to the fine-grid samples of the same noise. Fixed are UniPC-2, DPM-Solver++(2M),
 which the fitted steps are changes of, and the lazy frame, each on the grid of least RMS among seven, chosen on the
-first samples of this very noise. Results in results/learned_schedules.csv.
+first samples of this very noise. Results in results/learned_schedules.csv: the fitted ones have 0.57, 0.48 and 0.41 of
+the least RMS of these in 4, 6 and 8 steps, and Frechet distances of 0.37, 0.08 and 0.02 against 3.3, 1.4 and 0.18.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from lazysi.multistep import log_variable
 
 MODEL, SCHEDULES = "fashion-mnist", Path(lz.__file__).parent / "assets" / "schedules"
 STEPS, SEED = (4, 6, 8), 11
-COUNT, SCREEN, CHUNK, FINE = 1_000, 128, 128, 64
+COUNT, SCREEN, CHUNK, FINE = 600, 128, 128, 64
 FIT_COUNT, UPDATES, GUIDED_COUNT, GUIDED_UPDATES = 256, 200, 128, 100
 GRIDS: dict[str, Any] = {
     f"shift {shift:g}": functools.partial(lz.grids.shifted_time, shift=shift) for shift in (1.0, 1.5, 2.0, 3.0, 4.5)

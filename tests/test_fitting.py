@@ -28,7 +28,7 @@ def test_fitted_steps_are_nearer_on_other_noise():
         KEY, FIELD, (96, 2), 4, updates=60, progress=lambda fraction, message: heard.append((fraction, message))
     )
     assert isinstance(fitted, lz.Plan)
-    assert error(fitted) < 0.6 * error(None)  # measured 0.3
+    assert error(fitted) < 0.6 * error(None)
     about = json.loads(fitted.about)
     assert about["rms"] < about["rms_start"]
     assert (about["steps"], about["kappa"], about["batch"]) == (4, 0.0, 96)
@@ -39,24 +39,26 @@ def test_fitted_steps_are_nearer_on_other_noise():
 
 @pytest.mark.slow
 def test_a_fitted_curve_is_nearer_on_other_noise():
-    fitted = lz.fit_schedule(KEY, FIELD, (96, 2), 6, start=lz.linear(), updates=80, learning_rate=0.05)
+    base = lz.variance_preserving()
+    fitted = lz.fit_schedule(KEY, FIELD, (96, 2), 6, start=base, updates=60, learning_rate=0.05)
     assert isinstance(fitted, lz.LearnedSchedule)
-    assert error(fitted, steps=6) < 0.9 * error(lz.linear(), steps=6)  # measured 0.75
+    assert error(fitted, steps=6) < 0.85 * error(base, steps=6)  # measured 0.76
     assert np.all(np.diff(fitted.angle(jnp.linspace(0, 1, 100))) > 0)
 
 
 @pytest.mark.slow
 def test_a_fitted_sde_is_nearer_in_law():
     law = lz.sample(jax.random.key(5), FIELD, (4000, 2), steps=96, kappa=1.0)
-    fitted = lz.fit_schedule(KEY, FIELD, (1024, 2), 3, kappa=1.0, updates=80, learning_rate=0.03)
+    fitted = lz.fit_schedule(KEY, FIELD, (1024, 2), 3, kappa=1.0, updates=60, learning_rate=0.03)
     distances = [
         float(lz.metrics.sliced_wasserstein(KEY, lz.sample(FRESH, FIELD, (4000, 2), **options), law))
         for options in ({"steps": 3, "kappa": 1.0}, {"schedule": fitted})
     ]
-    assert distances[1] < 0.9 * distances[0]  # measured 0.5
+    assert distances[1] < 0.6 * distances[0]  # measured 0.32
     assert set(json.loads(fitted.about)) >= {"sliced_wasserstein", "sliced_wasserstein_start"}
 
 
+@pytest.mark.slow
 def test_the_key_decides_and_no_fit_is_worse_than_its_start():
     features = lambda x: jnp.concatenate([x, x**2], axis=1)  # noqa: E731
     plan = lz.learned_steps((16, 2), 3).plan()
@@ -72,6 +74,7 @@ def test_the_key_decides_and_no_fit_is_worse_than_its_start():
         np.testing.assert_allclose(getattr(wild.table, part), getattr(plan.table, part), atol=SINGLE)
 
 
+@pytest.mark.slow
 def test_a_rollout_is_the_sampler_under_a_schedule():
     learned = lz.learned_schedule(lz.trigonometric())
     expected = lz.sample(KEY, FIELD, (6, 2), steps=5, kappa=0.5, schedule=learned)

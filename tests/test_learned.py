@@ -117,7 +117,7 @@ def through_rollout(key, field, learned):
     [
         pytest.param(schedule_with_parameters, through_schedule, id="schedule"),
         pytest.param(METHODS["default"], through_rollout, id="default"),
-        pytest.param(METHODS["default SDE"], through_plan, id="default SDE"),
+        pytest.param(METHODS["default SDE"], through_plan, id="default SDE", marks=pytest.mark.slow),
         pytest.param(METHODS["lazy, order 3"], through_plan, id="lazy, order 3", marks=pytest.mark.slow),
         pytest.param(METHODS["UniPC-2"], through_rollout, id="UniPC-2", marks=pytest.mark.slow),
     ],

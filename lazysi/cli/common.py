@@ -78,11 +78,11 @@ def known_schedules() -> dict[str, "AbstractSchedule"]:
     }
 
 
-def find_schedule(name: str) -> "AbstractSchedule":
-    """Schedule with its default parameters, by name."""
+def find_schedule(name: str, expected: str = "--schedule to be lazy") -> "AbstractSchedule":
+    """Schedule with its default parameters, by name; `expected` begins the error."""
     known = known_schedules()
     if name not in known:
-        raise ValueError(f"expected --schedule to be lazy or one of {', '.join(known)}, got {name}")
+        raise ValueError(f"expected {expected} or one of {', '.join(known)}, got {name}")
     return known[name]
 
 

@@ -129,4 +129,8 @@ def _find_start(
         return None
     if start == BUNDLED_PLAN:
         return network.plan(steps, kappa=kappa, guidance=guidance)
-    return lz.load_schedule(start) if is_fitted(start) else find_schedule(start)
+    return (
+        lz.load_schedule(start)
+        if is_fitted(start)
+        else find_schedule(start, "--start to be default, bundled, a .json file")
+    )
