@@ -22,7 +22,10 @@ from lazysi.fields import (
     unit_velocity_field,
     velocity_field,
 )
+from lazysi.fitting import fit_schedule
 from lazysi.frames import Frame, LazyFrame, flat_frame, gaussian_frame, linear_frame, point_frame
+from lazysi.learned import LearnedSchedule, LearnedSteps, learned_plan, learned_schedule, learned_steps
+from lazysi.likelihood import bits_per_dimension, log_prob
 from lazysi.measuring import measure_frame
 from lazysi.models.classifier import PretrainedClassifier, load_classifier
 from lazysi.models.convert import convert_weights
@@ -33,6 +36,7 @@ from lazysi.moments import cosine_basis, diagonal, fit_moments, isotropic, princ
 from lazysi.noise import SampleNoise
 from lazysi.plans import Plan, load_plan, save_plan
 from lazysi.sampling import sample, sample_path
+from lazysi.schedule_files import load_schedule, save_schedule
 from lazysi.schedules import (
     AbstractSchedule,
     angle,
@@ -57,6 +61,8 @@ __all__ = [
     "Field",
     "Frame",
     "LazyFrame",
+    "LearnedSchedule",
+    "LearnedSteps",
     "Multistep",
     "PerSample",
     "Plan",
@@ -67,6 +73,7 @@ __all__ = [
     "SampleNoise",
     "TextEmbeddings",
     "angle",
+    "bits_per_dimension",
     "convert_diffusion",
     "convert_noise",
     "convert_path",
@@ -79,6 +86,7 @@ __all__ = [
     "diagonal",
     "drift",
     "fit_moments",
+    "fit_schedule",
     "flat_frame",
     "from_functions",
     "gaussian_frame",
@@ -87,6 +95,9 @@ __all__ = [
     "isotropic",
     "lazy",
     "lazy_terms",
+    "learned_plan",
+    "learned_schedule",
+    "learned_steps",
     "linear",
     "linear_frame",
     "load_autoencoder",
@@ -94,6 +105,8 @@ __all__ = [
     "load_embeddings",
     "load_plan",
     "load_pretrained",
+    "load_schedule",
+    "log_prob",
     "log_snr",
     "measure_frame",
     "metrics",
@@ -107,6 +120,7 @@ __all__ = [
     "sample",
     "sample_path",
     "save_plan",
+    "save_schedule",
     "schedule_terms",
     "score",
     "score_field",

@@ -41,6 +41,9 @@ def convert_time(source: AbstractSchedule, target: AbstractSchedule, t: ArrayLik
         target: schedule of the result; outside [0, 1] where the target does not reach the angle.
         t: time, any shape.
 
+    Reference:
+        Theory (15).
+
     Example:
         >>> import lazysi as lz
         >>> float(lz.convert_time(lz.linear(), lz.trigonometric(), 0.5))
@@ -65,6 +68,9 @@ def convert_state(
 
     Raises:
         RuntimeError: at the start of a point mass schedule (radius 0), whose state determines no other schedule's.
+
+    Reference:
+        Theory (15).
     """
     t, x = as_float(t), as_float(x)
     new_t = convert_time(source, target, t)
@@ -92,6 +98,9 @@ def convert_path(
 
     Raises:
         ValueError: if there is not one state per time.
+
+    Reference:
+        Theory (15).
     """
     ts, xs = as_float(ts), as_float(xs)
     if ts.ndim != 1 or xs.shape[:1] != ts.shape:
@@ -115,6 +124,9 @@ def convert_diffusion(
 
     Returns:
         function of the target's time.
+
+    Reference:
+        Theory (16).
     """
 
     def converted(t: ArrayLike) -> Array:
@@ -138,6 +150,9 @@ def convert_velocity(fn: TimeFunction, source: AbstractSchedule, target: Abstrac
 
     Returns:
         fn'(t, x), finite on [0, 1] wherever the target's alpha' and beta' are.
+
+    Reference:
+        Theory (9), (15).
 
     Example:
         >>> import jax.numpy as jnp, lazysi as lz
@@ -182,6 +197,9 @@ def convert_noise(
 
     Returns:
         a Diffrax path in the target's time.
+
+    Reference:
+        Theory (17).
     """
     t0, t1 = (convert_time(source, target, jnp.clip(as_float(end), 0, 1)) for end in (path.t0, path.t1))
     return _ConvertedPath(source, target, path, t0, t1)
@@ -210,6 +228,9 @@ def replay(
     Raises:
         ValueError: if the shapes do not fit, or `kappa` is 0 (an ODE path has no noise to recover).
         RuntimeError: if a function or a traced value as `kappa` is 0 at a step with noise.
+
+    Reference:
+        Theory (19).
     """
     ts, xs = as_float(ts), as_float(xs)
     if ts.ndim != 1 or xs.shape[:1] != ts.shape or ts.size < 2:

@@ -63,6 +63,9 @@ def angle(schedule: AbstractSchedule, t: ArrayLike) -> Array:
         schedule: the curve.
         t: time in [0, 1], any shape.
 
+    Reference:
+        Theory (2).
+
     Example:
         >>> import lazysi as lz
         >>> float(lz.angle(lz.trigonometric(), 1.0) / jnp.pi)
@@ -77,6 +80,9 @@ def radius(schedule: AbstractSchedule, t: ArrayLike) -> Array:
     Args:
         schedule: the curve.
         t: time in [0, 1], any shape.
+
+    Reference:
+        Theory (2).
     """
     return schedule.radius(as_float(t))
 
@@ -87,6 +93,9 @@ def log_snr(schedule: AbstractSchedule, t: ArrayLike) -> Array:
     Args:
         schedule: the curve.
         t: time in [0, 1], any shape.
+
+    Reference:
+        Theory (2).
     """
     t = as_float(t)
     alpha, beta = schedule.alpha(t), schedule.beta(t)

@@ -67,6 +67,9 @@ def velocity(field: Field, schedule: AbstractSchedule, t: ArrayLike, x: Array) -
         t: time, a scalar.
         x: states (batch, *event).
 
+    Reference:
+        Theory (9).
+
     Example:
         >>> import jax.numpy as jnp, lazysi as lz
         >>> field = lz.targets.gaussian(jnp.zeros(2), 1.0)
@@ -86,6 +89,9 @@ def score(field: Field, schedule: AbstractSchedule, t: ArrayLike, x: Array) -> A
         schedule: whose marginals p_t are meant.
         t: time, a scalar.
         x: states (batch, *event).
+
+    Reference:
+        Theory (10).
     """
     return -predict(field, schedule, t, x).noise / schedule.alpha(as_float(t)).astype(x.dtype)
 
@@ -98,6 +104,9 @@ def optimal_diffusion(schedule: AbstractSchedule, t: ArrayLike) -> Array:
     Args:
         schedule: the curve.
         t: time, any shape.
+
+    Reference:
+        Theory (12).
 
     Example:
         >>> import lazysi as lz
@@ -130,6 +139,9 @@ def drift(field: Field, schedule: AbstractSchedule, t: ArrayLike, x: Array, *, k
         t: time, a scalar.
         x: states (batch, *event); at the start of a point mass schedule the standard normal unit state.
         kappa: relative diffusion, a number or a function of the angle; 0 gives the velocity, 1 the optimal SDE.
+
+    Reference:
+        Theory (11), (13).
 
     Example:
         >>> import jax.numpy as jnp, lazysi as lz
@@ -317,6 +329,9 @@ def lazy_terms(
     Returns:
         a drift on the control U and noise on the clock C, for solvers that work on increments, as `diffrax.Euler` does.
         The initial state, at angle 0, is standard normal: `frame.moments.coordinates(noise.start())`.
+
+    Reference:
+        Theory (22), (25).
     """
     flag = jnp.asarray(denoise)
     return diffrax.MultiTerm(LazyDrift(field, frame, flag), LazyNoise(frame, noise, flag))
@@ -329,6 +344,9 @@ def lazy_ode_term(field: Field, frame: LazyFrame) -> diffrax.ODETerm:
     Args:
         field: the network.
         frame: kappa and the moments of the data.
+
+    Reference:
+        Theory (22).
     """
     return diffrax.ODETerm(_LazyRate(LazyDrift(field, frame, jnp.asarray(False))))
 
@@ -346,6 +364,9 @@ def schedule_terms(
 
     Raises:
         ValueError: if `kappa` is a number other than 0 and there is no `path`.
+
+    Reference:
+        Theory (11).
 
     Example:
         >>> import diffrax, jax.numpy as jnp, lazysi as lz

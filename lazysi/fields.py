@@ -71,13 +71,16 @@ def unit_velocity(angle: Array, prediction: Prediction) -> Array:
 def velocity_field(fn: TimeFunction, schedule: AbstractSchedule) -> Field:
     """Field of a velocity network v = E[alpha' Z + beta' X | x].
 
-    [noise; data] solve [alpha beta; alpha' beta'] [noise; data] = [x; v]. For the linear schedule
+    Noise and data solve x = alpha noise + beta data, v = alpha' noise + beta' data. For the linear schedule
     data = x + (1 - t) v and noise = x - t v.
 
     Args:
         fn: fn(t, x) -> velocity of the shape of x; t is a scalar, 0 at noise and 1 at data.
         schedule: what the network was trained under. Outside its range of angles the data prediction is held (towards
             the noise), or the noise prediction (towards the data).
+
+    Reference:
+        Theory (7).
 
     Example:
         >>> import jax.numpy as jnp, lazysi as lz
@@ -94,6 +97,9 @@ def noise_field(fn: TimeFunction, schedule: AbstractSchedule) -> Field:
     Args:
         fn: fn(t, x) -> noise prediction; the limit at beta = 0 differentiates it in t.
         schedule: what the network was trained under.
+
+    Reference:
+        Theory (7).
     """
     return _NoiseField(fn, schedule)
 
@@ -104,6 +110,9 @@ def data_field(fn: TimeFunction, schedule: AbstractSchedule) -> Field:
     Args:
         fn: fn(t, x) -> data prediction; the limit at alpha = 0 differentiates it in t.
         schedule: what the network was trained under.
+
+    Reference:
+        Theory (7).
     """
     return _DataField(fn, schedule)
 
@@ -114,6 +123,9 @@ def score_field(fn: TimeFunction, schedule: AbstractSchedule) -> Field:
     Args:
         fn: fn(t, x) -> score.
         schedule: what the network was trained under.
+
+    Reference:
+        Theory (7), (10).
     """
     return _NoiseField(_ScoreAsNoise(fn, schedule), schedule)
 
@@ -123,6 +135,9 @@ def unit_velocity_field(fn: TimeFunction) -> Field:
 
     Args:
         fn: fn(angle, u) -> unit velocity w = -sin(angle) noise + cos(angle) data.
+
+    Reference:
+        Theory (7).
     """
     return _UnitVelocityField(fn)
 
@@ -136,7 +151,7 @@ def guided(conditional: Field, unconditional: Field, scale: ArrayLike) -> Field:
         scale: 1 is the conditional field, 0 the unconditional one; an array leaf, so a sweep does not recompile.
 
     Reference:
-        Ho and Salimans, arXiv 2207.12598.
+        Theory (8); Ho and Salimans, arXiv 2207.12598.
     """
     return _Guided(conditional, unconditional, jnp.asarray(scale, float))
 

@@ -56,6 +56,9 @@ def drift_clock(angle: Array, kappa: Array) -> Array:
 
     A power series in sin^2 up to pi/4, from there Gauss-Legendre quadrature; kappa = 0 gives the angle itself and
     kappa = 1 gives 2 (1 - cos(angle)).
+
+    Reference:
+        Theory (22), (23).
     """
     quarter = jnp.asarray(jnp.pi / 4, angle.dtype)
     low = jnp.minimum(angle, quarter)
@@ -72,12 +75,20 @@ def drift_clock(angle: Array, kappa: Array) -> Array:
 
 
 def noise_clock(angle: Array, kappa: Array) -> Array:
-    """C(angle) = sin(angle)^(2 kappa), elementwise; 1 throughout for kappa = 0, where there is no noise to add."""
+    """C(angle) = sin(angle)^(2 kappa), elementwise; 1 throughout for kappa = 0, where there is no noise to add.
+
+    Reference:
+        Theory (22), (23).
+    """
     return power(jnp.sin(angle), 2 * kappa)
 
 
 class LazyFrame(eqx.Module):
-    """The lazy frame for one kappa and given moments of the data."""
+    """The lazy frame for one kappa and given moments of the data.
+
+    Reference:
+        Theory (25).
+    """
 
     kappa: Float[Array, ""]
     moments: Moments
@@ -123,6 +134,9 @@ class Frame(eqx.Module):
         stds: s_k, of the same shape; positive.
         moments: mean and basis of the directions (its own standard deviations are not used).
         exponents: r_k, of the same shape; at least 1.
+
+    Reference:
+        Theory (28) to (31).
     """
 
     weights: Float[Array, "components *event"]
@@ -185,22 +199,38 @@ def log_sine(l: Array) -> Array:  # noqa: E741
 
 
 def gaussian_frame(moments: Moments | None = None) -> Frame:
-    """The lazy frame: f of Gaussian data with these moments (default: mean 0, standard deviation 1)."""
+    """The lazy frame: f of Gaussian data with these moments (default: mean 0, standard deviation 1).
+
+    Reference:
+        Theory (25), (30).
+    """
     moments = isotropic() if moments is None else moments
     return Frame(jnp.ones_like(moments.std)[None], moments.std[None], moments)
 
 
 def linear_frame() -> Frame:
-    """The frame of the linear schedule, f = t: its velocity data - noise is frozen or extrapolated."""
+    """The frame of the linear schedule, f = t: its velocity data - noise is frozen or extrapolated.
+
+    Reference:
+        Theory (30).
+    """
     return Frame(jnp.ones(1), jnp.ones(1), isotropic(), 1.0)
 
 
 def flat_frame(components: int = 16) -> Frame:
-    """Gaussian data of all scales: standard deviations evenly spread in arctan(std); f = t for infinitely many."""
+    """Gaussian data of all scales: standard deviations evenly spread in arctan(std); f = t for infinitely many.
+
+    Reference:
+        Theory (30).
+    """
     spread = (np.arange(components) + 0.5) * (np.pi / 2 / components)
     return Frame(jnp.full(components, 1 / components), jnp.asarray(np.tan(spread), float), isotropic())
 
 
 def point_frame() -> Frame:
-    """f = 0, point-like data: the data prediction itself is frozen or extrapolated, as in DDIM and DPM-Solver++."""
+    """f = 0, point-like data: the data prediction itself is frozen or extrapolated, as in DDIM and DPM-Solver++.
+
+    Reference:
+        Theory (28).
+    """
     return Frame(jnp.zeros(1), jnp.ones(1), isotropic())

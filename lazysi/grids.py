@@ -41,6 +41,9 @@ def shifted_time(steps: int, shift: ArrayLike = 2.0) -> Float[Array, " steps+1"]
     Args:
         steps: number of steps.
         shift: factor on the noise-to-data ratio, as in SD3 and FLUX.
+
+    Reference:
+        Theory (4).
     """
     return uniform_time(steps, shifted(linear(), shift))
 
@@ -86,6 +89,9 @@ def power_time(
         shift: more than 1 spends more steps near the noise.
         start: power at pure noise; more than 1 spends more steps there.
         end: power at pure data.
+
+    Reference:
+        Theory (35).
     """
     u = jnp.linspace(0, 1, steps + 1)
     inner = jnp.arctan2(u**start, shift * (1 - u) ** end)

@@ -53,6 +53,9 @@ def measure_frame(
     Raises:
         ValueError: if neither or both of `samples` and `shape` are given, or shapes do not fit.
 
+    Reference:
+        Theory (32).
+
     Example:
         >>> import jax, jax.numpy as jnp, lazysi as lz
         >>> field = lz.targets.gaussian(jnp.zeros(8), 0.25)

@@ -23,7 +23,11 @@ RELATIVE_FLOOR = 1e-3  # of the largest standard deviation: directions in which 
 
 
 class Moments(eqx.Module):
-    """Mean (in the space of the samples) and standard deviations (in the coordinates of the basis)."""
+    """Mean (in the space of the samples) and standard deviations (in the coordinates of the basis).
+
+    Reference:
+        Theory (25).
+    """
 
     mean: Float[Array, "..."]
     std: Float[Array, "..."]

@@ -82,6 +82,9 @@ class Table(eqx.Module):
     """A linear multistep method on given angles; see the head of this module.
 
     `data` and `noise` make Q = data * (data prediction - mean) - noise * (noise prediction), in coordinates.
+
+    Reference:
+        Theory (33).
     """
 
     angles: Float[Array, " steps+1"]
@@ -111,6 +114,9 @@ def tabulate(
         rule: of continuation.
         variable: of the polynomials.
         denoise: whether the last step returns the data prediction.
+
+    Reference:
+        Theory (29), (33), (34).
     """
     steps = grid.size - 1
     inner = jnp.log(jnp.sin(grid[1:-1]) / cosine(grid[1:-1]))

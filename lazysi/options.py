@@ -43,6 +43,8 @@ class Options(NamedTuple):
     chunk_size: int | None
     frame: Frame | None
     plan: Plan | None
+    log_prob: bool = False
+    probes: int | None = None  # of the divergence; None is exact
 
 
 def check_options(
@@ -50,7 +52,7 @@ def check_options(
     *,
     steps: int,
     kappa: Kappa,
-    schedule: AbstractSchedule | None,
+    schedule: AbstractSchedule | Plan | None,
     solver: diffrax.AbstractSolver | None,
     grid: Grid | None,
     moments: Moments | None,
@@ -61,8 +63,14 @@ def check_options(
     chunk_size: int | None = None,
     frame: Frame | None = None,
     plan: Plan | None = None,
+    log_prob: bool = False,
+    probes: int | None = None,
 ) -> Options:
     """Refuse what is out of range or does not fit; see `sample` for the arguments."""
+    if isinstance(schedule, Plan):  # what `fit_schedule` returns is a plan, or a schedule
+        if plan is not None:
+            raise ValueError("expected `plan` alone, as it decides how to sample, got `schedule` too")
+        plan, schedule = schedule, None
     if plan is not None:
         given = {"schedule": schedule, "solver": solver, "grid": grid, "moments": moments, "frame": frame}
         given |= {"denoise": denoise, "stepsize_controller": controller, "brownian_tolerance": tolerance}
@@ -89,7 +97,11 @@ def check_options(
         _check_frame(frame, event, moments, schedule, solver, tolerance)
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"expected `brownian_tolerance` between 0 and 1, got {tolerance}")
-    deterministic = _check_solver(solver, kappa, schedule, controller, tolerance)
+    if log_prob:
+        solver = _check_density(solver, kappa, schedule, frame, plan, steps)
+    elif probes is not None:
+        raise ValueError(f"expected `probes` with `return_log_prob`, got {probes} alone")
+    deterministic = _check_solver(solver, kappa, schedule, controller, tolerance) or log_prob
     if denoise and (schedule is not None or (deterministic and solver is not None)):
         raise ValueError(
             "expected `denoise` with the SDE of the lazy frame alone, got it with a schedule or an ODE solver"
@@ -109,6 +121,8 @@ def check_options(
         None if chunk_size is None else count("chunk_size", chunk_size),
         frame,
         plan,
+        log_prob,
+        None if probes is None else count("probes", probes),
     )
 
 
@@ -205,6 +219,28 @@ def _check_solver(
     if tolerance is None and not zero:
         raise ValueError("expected a `brownian_tolerance` for an adaptive SDE solve, got None")
     return not stochastic or zero
+
+
+def _check_density(
+    solver: diffrax.AbstractSolver | None,
+    kappa: Kappa,
+    schedule: AbstractSchedule | None,
+    frame: Frame | None,
+    plan: Plan | None,
+    steps: int,
+) -> diffrax.AbstractSolver | None:
+    """The solver with which `return_log_prob` goes; raises where the samples are no solution of an ODE."""
+    value = None if callable(kappa) else known(kappa)
+    if plan is not None or frame is not None or isinstance(solver, Multistep):
+        raise ValueError(
+            "expected a one-step ODE solver as `solver`, for instance diffrax.Heun(), for `return_log_prob`, got a "
+            "multistep method"
+        )
+    if value is None or value != 0:
+        raise ValueError(f"expected `kappa` = 0 for `return_log_prob`, as an SDE's path has no density, got {kappa}")
+    if schedule is not None and steps < 2:
+        raise ValueError(f"expected `steps` of at least 2 for `return_log_prob` under a schedule, got {steps}")
+    return diffrax.Heun() if solver is None and schedule is None else solver
 
 
 def _angles(grid: Grid, steps: int, dtype: jnp.dtype) -> Array:

@@ -7,6 +7,7 @@ known about it: how it was found and its error on held-out noise. `tune` makes p
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -31,6 +32,9 @@ class Plan(eqx.Module):
         moments: mean and basis of the directions of the table.
         kappa: relative diffusion of the samples.
         about: JSON text: how the plan was found and what it measured.
+
+    Reference:
+        Theory (33).
     """
 
     table: Table
@@ -42,6 +46,10 @@ class Plan(eqx.Module):
     def steps(self) -> int:
         """Number of steps, each one network evaluation."""
         return self.table.angles.size - 1
+
+    def described(self, about: dict[str, Any]) -> "Plan":
+        """The same plan with this to say about it."""
+        return Plan(self.table, self.moments, self.kappa, json.dumps(about))
 
 
 def save_plan(path: str | Path, plan: Plan) -> None:

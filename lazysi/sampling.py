@@ -3,6 +3,8 @@
 key -> standard normal start (sample i from (key, i) alone) -> Diffrax solve along a grid of angles -> samples
 """
 
+from typing import cast
+
 import diffrax
 import equinox as eqx
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from lazysi.divergence import State
 from lazysi.dynamics import Kappa
 from lazysi.fields import Field
 from lazysi.frames import Frame
@@ -18,7 +21,7 @@ from lazysi.moments import Moments
 from lazysi.options import STEPS, Options, check_field, check_options, check_shape
 from lazysi.plans import Plan
 from lazysi.schedules import AbstractSchedule
-from lazysi.solving import grid_of, solve_for
+from lazysi.solving import grid_of, solve_for, solve_with_density
 
 __all__ = ["sample", "sample_path"]
 
@@ -30,7 +33,7 @@ def sample(
     *,
     steps: int = STEPS,
     kappa: Kappa = 0.0,
-    schedule: AbstractSchedule | None = None,
+    schedule: AbstractSchedule | Plan | None = None,
     solver: diffrax.AbstractSolver | None = None,
     grid: Grid | None = None,
     moments: Moments | None = None,
@@ -42,6 +45,8 @@ def sample(
     brownian_tolerance: float | None = None,
     chunk_size: int | None = None,
     first: ArrayLike = 0,
+    return_log_prob: bool = False,
+    probes: int | None = None,
 ) -> Float[Array, "batch *event"]:
     """Draw samples: a pure function under jit, vmap over keys and grad, which otherwise compiles itself, once.
 
@@ -52,7 +57,8 @@ def sample(
         steps: steps of the grid; with one-stage solvers the number of network evaluations.
         kappa: relative diffusion: 0 the ODE, 1 the statistically optimal SDE; under a `schedule` also a function of
             the angle.
-        schedule: None for the lazy dynamics of this kappa; a schedule for its own ODE or SDE.
+        schedule: None for the lazy dynamics of this kappa; a schedule for its own ODE or SDE. What `fit_schedule`
+            returns is one of these: a schedule, or a plan.
         solver: any Diffrax solver. By default a `Multistep` method chosen by the number of steps (see `defaults`), and
             `diffrax.Euler` under a schedule.
         grid: steps + 1 increasing angles from 0 to pi/2, or a function of `steps` that returns them; by default equal
@@ -72,13 +78,20 @@ def sample(
             number of steps (slower); needed for adaptive SDE solves. None draws increments afresh.
         chunk_size: largest number of samples in memory at once; the samples do not change.
         first: index of the first sample: with `first=100` they are samples 100, 101, ... of this key. Not compiled in.
+        return_log_prob: also return log densities under the model, from the same pass: the solver's own steps for the
+            density (see `likelihood`). For the ODE and one-step solvers; by default `diffrax.Heun` where no schedule is
+            given, at two evaluations a step.
+        probes: of Hutchinson's estimate of the divergence, for each sample; None takes exact divergences.
 
     Returns:
-        samples, of shape `shape`.
+        samples, of shape `shape`; with `return_log_prob` (samples, log densities), the latter of shape (batch,).
 
     Raises:
         ValueError: if an argument is out of range or shapes do not fit.
         RuntimeError: if the field returns NaN, naming the step.
+
+    Reference:
+        Theory (22), (33).
 
     Example:
         >>> import jax, jax.numpy as jnp, lazysi as lz
@@ -104,8 +117,10 @@ def sample(
         controller=stepsize_controller,
         tolerance=brownian_tolerance,
         chunk_size=chunk_size,
+        log_prob=return_log_prob,
+        probes=probes,
     )
-    return _sample(key, field, jnp.asarray(first), options, shape=shape)
+    return cast(Array, _sample(key, field, jnp.asarray(first), options, shape=shape))  # a pair, if that is asked for
 
 
 def sample_path(
@@ -115,7 +130,7 @@ def sample_path(
     *,
     steps: int = STEPS,
     kappa: Kappa = 0.0,
-    schedule: AbstractSchedule | None = None,
+    schedule: AbstractSchedule | Plan | None = None,
     solver: diffrax.AbstractSolver | None = None,
     grid: Grid | None = None,
     moments: Moments | None = None,
@@ -156,15 +171,20 @@ def sample_path(
 
 
 @eqx.filter_jit
-def _sample(key: PRNGKeyArray, field: Field, first: Array, options: Options, *, shape: tuple[int, ...]) -> Array:
+def _sample(key: PRNGKeyArray, field: Field, first: Array, options: Options, *, shape: tuple[int, ...]) -> State:
     batch, chunk = shape[0], options.chunk_size
-    run = lambda indices: solve_for(key, field, indices, options, shape[1:], save=False)[-1]  # noqa: E731
+
+    def run(indices: Array) -> State:
+        if options.log_prob:
+            return solve_with_density(key, field, indices, options, shape[1:])
+        return solve_for(key, field, indices, options, shape[1:], save=False)[-1]
+
     indices = first + jnp.arange(batch)
     if chunk is None or chunk >= batch:
         return run(indices)
     # the last chunk is filled up with the first samples again, and cut
     samples = jax.lax.map(run, jnp.resize(indices, (-(-batch // chunk), chunk)))
-    return samples.reshape(-1, *shape[1:])[:batch]
+    return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[:batch], samples)
 
 
 @eqx.filter_jit

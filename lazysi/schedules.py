@@ -6,7 +6,7 @@ The interpolant I_t = alpha_t Z + beta_t X mixes noise Z ~ N(0, I) and data X.
     alpha = radius cos(angle),   beta = radius sin(angle),   tan(angle) = beta / alpha = sqrt(SNR),
 
 the angle in [0, pi/2] says how far noise has turned into data, and the radius is a scale. Everything that a schedule
-does elsewhere follows from these two.
+does elsewhere follows from these two: "Theory (n)" in docstrings is equation (n) of docs/theory.md.
 """
 
 from collections.abc import Callable
@@ -273,6 +273,9 @@ class FromFunctions(AbstractSchedule):
 def linear() -> Linear:
     """Linear schedule alpha = 1 - t, beta = t (flow matching, rectified flow, SiT).
 
+    Reference:
+        Theory (1).
+
     Example:
         >>> import lazysi as lz
         >>> schedule = lz.linear()
@@ -348,7 +351,7 @@ def lazy(kappa: ArrayLike) -> Lazy:
         (0.5, 0.5)
 
     Reference:
-        arXiv 2602.03789.
+        Theory (20), (21); arXiv 2602.03789.
     """
     check_number("kappa", kappa, minimum=0.0)
     return Lazy(jnp.asarray(kappa, float))
@@ -370,7 +373,7 @@ def shifted(schedule: AbstractSchedule, shift: ArrayLike) -> Shifted:
         ValueError: if `shift` is not positive.
 
     Reference:
-        Esser et al., arXiv 2403.03206, section 5.3.2.
+        Theory (4); Esser et al., arXiv 2403.03206, section 5.3.2.
     """
     check_number("shift", shift, above=0.0)
     return Shifted(schedule, jnp.asarray(shift, float))

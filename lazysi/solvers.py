@@ -101,6 +101,9 @@ class Multistep(diffrax.AbstractItoSolver):
     Raises:
         ValueError: if `order` is not 1, 2 or 3.
 
+    Reference:
+        Theory (33), (34).
+
     Example:
         >>> import jax, lazysi as lz
         >>> field = lz.targets.mixture([0.5, 0.5], [[-1.0], [1.0]], [0.3, 0.3])

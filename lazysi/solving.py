@@ -12,7 +12,7 @@ method itself. Its coefficients are tabulated (`steps`), so that it too is one l
 """
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import diffrax
 import equinox as eqx
@@ -22,6 +22,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lazysi.curves import cosine, half_pi, power
 from lazysi.defaults import Method, default_method
+from lazysi.divergence import (
+    DensityControl,
+    DensityRate,
+    Probes,
+    State,
+    draw_probes,
+    normal_log_density,
+    rescale,
+)
 from lazysi.dynamics import Kappa, lazy_ode_term, lazy_terms, schedule_terms
 from lazysi.fields import Field, Prediction, select
 from lazysi.frames import LazyFrame, gaussian_frame, noise_clock
@@ -33,8 +42,9 @@ from lazysi.schedules import AbstractSchedule
 from lazysi.solvers import Multistep, TableTerm
 from lazysi.steps import euler_steps
 
-__all__ = ["grid_of", "solve_for"]
+__all__ = ["grid_of", "method_of", "solve_for", "solve_with_density"]
 
+PROBES = 2**31 - 1  # what the key is folded with for the probes of divergences, out of the way of indices
 ADAPTIVE_STEPS = 4096  # most steps an adaptive solver may take in one leg
 LEVY_AREAS = {
     diffrax.AbstractSpaceTimeLevyArea: diffrax.SpaceTimeLevyArea,
@@ -52,10 +62,7 @@ def solve_for(
     save: bool,
 ) -> Float[Array, "times batch *event"]:
     """States of the samples `indices` along the grid, or at its end alone."""
-    grid = grid_of(options, event)
-    levy_area = LEVY_AREAS.get(getattr(options.solver, "minimal_levy_area", None), diffrax.BrownianIncrement)
-    noise = SampleNoise(key, indices, event, options.dtype, tolerance=options.tolerance, levy_area=levy_area)
-    checked = _CheckedField(select(field, indices), None if options.controller is None else grid)
+    grid, noise, checked = _prepare(key, field, indices, options, event)
     schedule, solver = options.schedule, options.solver
     if _takes_table(options):
         return _sample_table(checked, grid, options, noise, save)
@@ -63,7 +70,40 @@ def solve_for(
         return _sample_lazy(checked, grid, options, noise, save)
     if solver is None or isinstance(solver, diffrax.Euler):
         return _sample_euler(checked, grid, schedule, options.kappa, noise, save)
-    return _sample_schedule(checked, grid, schedule, options, noise, save)
+    return cast(Array, _sample_schedule(checked, grid, schedule, options, noise, noise.start(), save=save))
+
+
+def solve_with_density(
+    key: PRNGKeyArray, field: Field, indices: Int[Array, " batch"], options: Options, event: tuple[int, ...]
+) -> tuple[Float[Array, "batch *event"], Float[Array, " batch"]]:
+    """The samples `indices` of an ODE and their log densities."""
+    grid, noise, checked = _prepare(key, field, indices, options, event)
+    probes, schedule = None, options.schedule
+    if options.probes is not None:
+        probes = draw_probes(jax.random.fold_in(key, PROBES), indices, event, options.probes, options.dtype)
+    if schedule is None:
+        return _flow_lazy(checked, grid, options, noise, probes)
+    if options.solver is None or isinstance(options.solver, diffrax.Euler):
+        start = noise.start()
+        steps = euler_steps(checked, schedule, grid, 0.0, noise, invertible=True)
+        ticks, state = jnp.arange(grid.size, dtype=grid.dtype), (start, normal_log_density(start))
+        return _last(_solve(DensityControl(steps, probes), diffrax.Euler(), ticks, state))
+    start = noise.start()
+    return _last(
+        _sample_schedule(
+            checked, grid, schedule, options, noise, (start, normal_log_density(start)), save=False, probes=probes
+        )
+    )
+
+
+def _prepare(
+    key: PRNGKeyArray, field: Field, indices: Array, options: Options, event: tuple[int, ...]
+) -> tuple[Array, SampleNoise, Field]:
+    """Grid, noise, and the field of these samples."""
+    grid = grid_of(options, event)
+    levy_area = LEVY_AREAS.get(getattr(options.solver, "minimal_levy_area", None), diffrax.BrownianIncrement)
+    noise = SampleNoise(key, indices, event, options.dtype, tolerance=options.tolerance, levy_area=levy_area)
+    return grid, noise, _CheckedField(select(field, indices), None if options.controller is None else grid)
 
 
 def grid_of(options: Options, event: tuple[int, ...]) -> Array:
@@ -74,7 +114,7 @@ def grid_of(options: Options, event: tuple[int, ...]) -> Array:
         return options.grid
     if options.schedule is not None:
         return uniform_time(options.steps, options.schedule).astype(options.dtype)
-    shift = _default(options, event).shift if _takes_table(options) else 1.0
+    shift = method_of(options, event).shift if _takes_table(options) else 1.0
     return shifted_time(options.steps, shift).astype(options.dtype)
 
 
@@ -83,7 +123,8 @@ def _takes_table(options: Options) -> bool:
     return options.schedule is None and isinstance(options.solver, Multistep | None)
 
 
-def _default(options: Options, event: tuple[int, ...]) -> Method:
+def method_of(options: Options, event: tuple[int, ...]) -> Method:
+    """Frame, solver and last step of a multistep method, asked for or default."""
     kappa = jnp.asarray(options.kappa, options.dtype)
     if options.solver is None and options.frame is None:
         one_path = options.tolerance is not None
@@ -102,7 +143,7 @@ def _sample_table(field: Field, grid: Array, options: Options, noise: SampleNois
     if plan is not None:
         table, moments = plan.table, plan.moments
     else:
-        frame, solver, denoise, _ = _default(options, noise.event)
+        frame, solver, denoise, _ = method_of(options, noise.event)
         denoise = denoise if options.denoise is None else options.denoise
         frame = jax.tree.map(lambda leaf: leaf.astype(grid.dtype), frame)
         table, moments = solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments
@@ -164,6 +205,26 @@ def _sample_lazy(field: Field, grid: Array, options: Options, noise: SampleNoise
     return jax.vmap(to_lazy_schedule)(grid if save else grid[-1:], ys)
 
 
+def _flow_lazy(field: Field, grid: Array, options: Options, noise: SampleNoise, probes: Probes) -> tuple[Array, Array]:
+    """Samples and log densities by the ODE of the lazy frame, one-step solvers."""
+    solver = cast(diffrax.AbstractSolver, options.solver)
+    moments = isotropic() if options.moments is None else options.moments
+    frame = LazyFrame(jnp.zeros((), grid.dtype), jax.tree.map(lambda leaf: leaf.astype(grid.dtype), moments))
+    y0 = frame.moments.coordinates(noise.start())
+    if isinstance(solver, diffrax.Euler):  # on the increments of the clocks, as without densities
+        term = DensityControl(lazy_terms(field, frame, noise).terms[0], probes)
+    else:
+        term = diffrax.ODETerm(DensityRate(lazy_ode_term(field, frame).vector_field, probes))
+    y, density = _last(_solve(term, solver, grid, (y0, normal_log_density(y0)), options.controller))
+    _, density = cast(tuple[Array, Array], rescale((y, density), frame.scale(grid[-1])))
+    return frame.unit_state(grid[-1], y), density
+
+
+def _last(states: State) -> tuple[Array, Array]:
+    """The last of the states that a solve returns, with its log density."""
+    return cast(tuple[Array, Array], jax.tree.map(lambda part: part[-1], states))
+
+
 def _sample_euler(
     field: Field, grid: Array, schedule: AbstractSchedule, kappa: Kappa, noise: SampleNoise, save: bool
 ) -> Array:
@@ -175,14 +236,24 @@ def _sample_euler(
 
 
 def _sample_schedule(
-    field: Field, grid: Array, schedule: AbstractSchedule, options: Options, noise: SampleNoise, save: bool
-) -> Array:
-    """States under a schedule by any Diffrax solver: two end legs and the rest in the schedule's own time."""
-    solver = cast(diffrax.AbstractSolver, options.solver)
-    start, steps = noise.start(), options.steps
-    states = [(_first_radius(schedule, grid.dtype) * start)[None]]
+    field: Field,
+    grid: Array,
+    schedule: AbstractSchedule,
+    options: Options,
+    noise: SampleNoise,
+    start: State,
+    *,
+    save: bool,
+    probes: Probes = None,
+) -> State:
+    """States under a schedule by any Diffrax solver: two end legs and the rest in the schedule's own time.
+
+    `start` is the standard normal state, or that with its log density, which then is carried along.
+    """
+    solver, steps, dense = cast(diffrax.AbstractSolver, options.solver), options.steps, isinstance(start, tuple)
+    states = [_add_axis(rescale(start, _first_radius(schedule, grid.dtype)))] if save else []
     if steps == 1:
-        return jnp.concatenate([*states, field(grid[0], start).data[None]])
+        return _join([*states, _add_axis(field(grid[0], cast(Array, start)).data)])
     times = schedule.time(grid[1:-1]).astype(grid.dtype)
 
     def from_noise(slope, q: Array, args: object) -> Array:
@@ -193,20 +264,36 @@ def _sample_schedule(
         angle = jnp.arctan2(jnp.ones_like(slope), -jnp.asarray(slope))
         return -field(angle, jnp.sin(angle) * p).noise
 
+    def term(vector_field) -> diffrax.ODETerm:
+        return diffrax.ODETerm(DensityRate(vector_field, probes) if dense else vector_field)
+
     ends = solver if options.deterministic else diffrax.Euler()
     controller = options.controller if options.deterministic else None
     slopes = jnp.tan(grid[:2]).at[0].set(0)
-    q = _solve(diffrax.ODETerm(from_noise), ends, slopes, start, controller, legs=(0, steps - 1))[-1]
-    states.append((schedule.alpha(times[0]).astype(grid.dtype) * q)[None])
+    q = _solve(term(from_noise), ends, slopes, start, controller, legs=(0, steps - 1))
+    x = rescale(jax.tree.map(lambda part: part[-1], q), schedule.alpha(times[0]).astype(grid.dtype))
+    if save:
+        states.append(_add_axis(x))
     if steps > 2:
         path = None if options.deterministic else noise.on(times)
         terms = schedule_terms(field, schedule, kappa=0.0 if path is None else options.kappa, path=path)
-        body = _solve(terms, solver, times, states[-1][0], options.controller, legs=(1, 1), save=save)
-        states.append(body[1:] if save else body)
+        terms = term(cast(diffrax.ODETerm, terms).vector_field) if dense else terms
+        body = _solve(terms, solver, times, x, options.controller, legs=(1, 1), save=save)
+        x = jax.tree.map(lambda part: part[-1], body)
+        if save:
+            states.append(cast(Array, body)[1:])
     slopes = -cosine(grid[-2:]) / jnp.sin(grid[-2:])
-    p = states[-1][-1] / schedule.beta(times[-1]).astype(grid.dtype)
-    p = _solve(diffrax.ODETerm(to_data), ends, slopes, p, controller, legs=(steps - 1, 0))
-    return jnp.concatenate([*states, p]) if save else p
+    p = rescale(x, 1 / schedule.beta(times[-1]).astype(grid.dtype))
+    p = _solve(term(to_data), ends, slopes, p, controller, legs=(steps - 1, 0))
+    return _join([*states, p])
+
+
+def _add_axis(state: State) -> State:
+    return jax.tree.map(lambda part: part[None], state)
+
+
+def _join(states: list[State]) -> State:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *states)
 
 
 def _first_radius(schedule: AbstractSchedule, dtype: jnp.dtype) -> Array:
@@ -218,12 +305,12 @@ def _solve(
     terms: diffrax.AbstractTerm,
     solver: diffrax.AbstractSolver,
     times: Array,
-    y0: Array,
+    y0: State,
     controller: diffrax.AbstractStepSizeController | None = None,
     *,
     legs: tuple[int, int] = (0, 0),
     save: bool = False,
-) -> Array:
+) -> Any:
     """States at `times` (the last one alone unless `save`): one step from each to the next, or an adaptive solve.
 
     `legs` are the numbers of steps before and after this solve. Whether a step brought a NaN is read off its result and
@@ -242,7 +329,7 @@ def _solve(
             stepsize_controller=controller,
             max_steps=ADAPTIVE_STEPS,
         )
-        return cast(Array, solution.ys)
+        return solution.ys
     states = diffrax.SubSaveAt(t0=True, steps=True) if save else diffrax.SubSaveAt(t1=True)
     solution = diffrax.diffeqsolve(
         terms,
@@ -255,7 +342,7 @@ def _solve(
         stepsize_controller=diffrax.StepTo(times),
         max_steps=times.size - 1,
     )
-    ys, wrong = cast(list[Array], solution.ys)
+    ys, wrong = cast(list[Any], solution.ys)
     before, after = legs
     return _refuse(ys, wrong.any(), before + jnp.argmax(wrong), before + wrong.size + after)
 
@@ -283,11 +370,12 @@ class _CheckedField(eqx.Module):
         return Prediction(noise, data)
 
 
-def _has_nan(y: Array) -> Array:
+def _has_nan(y: State) -> Array:
+    y = y[0] if isinstance(y, tuple) else y
     return jnp.isnan(jnp.sum(jnp.sum(y, axis=0)))  # the first axis first: a sum of rows is fast
 
 
-def _refuse(value: Array, wrong: Array, step: Array, steps: int) -> Array:
+def _refuse(value: Any, wrong: Array, step: Array, steps: int) -> Any:
     """`value`, or an error where it is `wrong`, in the given step counted from 0."""
     messages = [f"the field returned NaN at step {n + 1} of {steps}" for n in range(steps)]
     return eqx.branched_error_if(value, wrong, step, messages)

@@ -144,3 +144,9 @@ def test_the_tables_agree_with_the_converters_of_diffusers():
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name].numpy(), array, err_msg=name)
+
+
+def test_code_on_the_page_about_diffusers_runs():
+    from test_docs import run
+
+    run("howto/diffusers.md")

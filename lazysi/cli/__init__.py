@@ -1,4 +1,4 @@
-"""Command line: `lazysi sample`, `evaluate`, `tune`, `train`, `convert-weights`, `schedules` and `info`.
+"""Command line: `lazysi sample`, `evaluate`, `tune`, `fit-schedule`, `train`, `convert-weights`, `schedules`, `info`.
 
 Bad input ends with one sentence on standard error, exit code 2 and no output file.
 Modules that only one command needs are imported there.
@@ -6,7 +6,7 @@ Modules that only one command needs are imported there.
 
 import typer
 
-from lazysi.cli import convert, evaluate, inspect, sample, train, tune
+from lazysi.cli import convert, evaluate, fit_schedule, inspect, sample, train, tune
 
 __all__ = ["app"]
 
@@ -25,6 +25,7 @@ COMMANDS = (
     sample.sample,
     evaluate.evaluate,
     tune.tune,
+    fit_schedule.fit_schedule,
     train.train,
     convert.convert_weights,
     inspect.schedules,

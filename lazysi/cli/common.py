@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lazysi.fields import Field
+    from lazysi.learned import LearnedSchedule
     from lazysi.models.pretrained import PretrainedModel
     from lazysi.plans import Plan
     from lazysi.schedules import AbstractSchedule
@@ -33,7 +34,11 @@ Model = Annotated[
 Steps = Annotated[int, typer.Option(help="Steps, each one network evaluation.")]
 Kappa = Annotated[float, typer.Option(help="Relative diffusion: 0 is the ODE, 1 the optimal SDE.")]
 ScheduleName = Annotated[
-    str, typer.Option(help="lazy, or a schedule's own dynamics: see [bold]lazysi schedules[/bold].")
+    str,
+    typer.Option(
+        help="lazy; a schedule's own dynamics, see [bold]lazysi schedules[/bold]; or a fitted one: a file of "
+        "[bold]lazysi fit-schedule[/bold], or 'bundled' for the model's own."
+    ),
 ]
 Shift = Annotated[
     float | None, typer.Option(help="Grid of the linear schedule with this shift (default: equal steps).")
@@ -73,11 +78,11 @@ def known_schedules() -> dict[str, "AbstractSchedule"]:
     }
 
 
-def find_schedule(name: str) -> "AbstractSchedule":
-    """Schedule with its default parameters, by name."""
+def find_schedule(name: str, expected: str = "--schedule to be lazy") -> "AbstractSchedule":
+    """Schedule with its default parameters, by name; `expected` begins the error."""
     known = known_schedules()
     if name not in known:
-        raise ValueError(f"expected --schedule to be lazy or one of {', '.join(known)}, got {name}")
+        raise ValueError(f"expected {expected} or one of {', '.join(known)}, got {name}")
     return known[name]
 
 
@@ -120,18 +125,26 @@ def sampler_settings(
     schedule: str,
     shift: float | None,
     moments: bool,
-    plan: "Plan | None" = None,
+    plan: "Plan | LearnedSchedule | None" = None,
 ) -> dict[str, Any]:
     """Arguments of `lazysi.sample` from the options of the same names."""
     import lazysi as lz
     from lazysi.checks import check_number
 
     if plan is not None:
-        given = {"--schedule": schedule != "lazy", "--shift": shift is not None, "--moments": moments}
+        given = {
+            "--schedule": schedule != "lazy" and not is_fitted(schedule),
+            "--shift": shift is not None,
+            "--moments": moments,
+        }
         for name, contradicts in given.items():
             if contradicts:
-                raise ValueError(f"expected --plan alone, as it decides how to sample, got {name} too")
-        return {"steps": plan.steps, "kappa": float(plan.kappa), "plan": plan}
+                alone = "a fitted --schedule" if is_fitted(schedule) else "--plan"
+                raise ValueError(f"expected {alone} alone, as it decides how to sample, got {name} too")
+        if isinstance(plan, lz.Plan):
+            return {"steps": plan.steps, "kappa": float(plan.kappa), "plan": plan}
+        about = json.loads(plan.about)
+        return {"steps": about.get("steps", steps), "kappa": about.get("kappa", kappa), "schedule": plan}
     check_at_least(1, {"--steps": steps})
     check_number("--kappa", kappa, minimum=0)
     settings: dict[str, Any] = {"steps": steps, "kappa": kappa}
@@ -158,24 +171,41 @@ def find_plan(
     kappa: float,
     guidance: float,
     classes: Sequence[int] | None,
-) -> tuple["Plan | None", float]:
-    """The plan of --plan, and the guidance it is for; options that the user gave have to agree with it."""
+    schedule: str = "lazy",
+) -> tuple["Plan | LearnedSchedule | None", float]:
+    """The plan of --plan, or what a fitted --schedule holds, and the guidance it is for; options that the user gave
+    have to agree with it."""
     import lazysi as lz
 
+    kind = "plan"
+    if is_fitted(schedule):
+        if source is not None:
+            raise ValueError("expected --plan alone, as it decides how to sample, got --schedule too")
+        kind, source = "schedule", schedule
     if source is None:
         return None, guidance
     if source == BUNDLED_PLAN:
         check_at_least(1, {"--steps": steps})
-        return network.plan(steps, kappa=kappa, guidance=None if classes is None else guidance), guidance
-    plan = lz.load_plan(source)
+        find = network.plan if kind == "plan" else network.fitted_schedule
+        return find(steps, kappa=kappa, guidance=None if classes is None else guidance), guidance
+    plan = lz.load_plan(source) if kind == "plan" else lz.load_schedule(source)
     about, asked = json.loads(plan.about), {"steps": steps, "kappa": kappa, "guidance": guidance}
-    planned = {"steps": plan.steps, "kappa": float(plan.kappa), "guidance": guidance}
-    if isinstance(about, dict) and isinstance(about.get("guidance", ""), int | float | None):  # `lz.tune` tells none
+    known = isinstance(about, dict)
+    if isinstance(plan, lz.Plan):
+        planned = {"steps": plan.steps, "kappa": float(plan.kappa), "guidance": guidance}
+    else:  # `lz.learned_schedule` tells none
+        planned = {name: about.get(name, asked[name]) for name in ("steps", "kappa")} | {"guidance": guidance}
+    if known and isinstance(about.get("guidance", ""), int | float | None):  # `lz.tune` tells none
         planned["guidance"] = about["guidance"] or 1.0
     for name, value in planned.items():
         if is_given(context, name) and not abs(asked[name] - value) <= PLAN_ERROR:
-            raise ValueError(f"expected --{name} of the plan, {value:g}, got {asked[name]:g}")
+            raise ValueError(f"expected --{name} of the {kind}, {value:g}, got {asked[name]:g}")
     return plan, planned["guidance"]
+
+
+def is_fitted(schedule: str) -> bool:
+    """Whether --schedule names a fitted one, a file or the model's own."""
+    return schedule == BUNDLED_PLAN or schedule.endswith(".json")
 
 
 def is_given(context: typer.Context, name: str) -> bool:

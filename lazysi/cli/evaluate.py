@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lazysi.models.classifier import PretrainedClassifier
+    from lazysi.models.pretrained import PretrainedModel
 
 FINE = "fine"
 MEASURES = {
@@ -51,6 +52,7 @@ MEASURES = {
     "recall": "recall",
     "agreement": "classifier agrees with the class",
     "total_std": "total standard deviation",
+    "bits_per_dimension": "bits per dimension of the reference",
 }
 FEWEST = 4  # samples for the third nearest neighbour of precision and recall
 
@@ -101,6 +103,13 @@ def evaluate(
     classifier: Annotated[
         str, typer.Option(help="Whose features to measure in: a bundled classifier, a classifier file, or 'none'.")
     ] = "fashion-mnist",
+    bits: Annotated[
+        int,
+        typer.Option(
+            help="Bits per dimension of so many held-out images of --reference, by the model's likelihood (ODE, "
+            "Hutchinson's estimate)."
+        ),
+    ] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this .json file.")] = None,
     chunk_size: ChunkSize = 256,
 ) -> None:
@@ -112,6 +121,9 @@ def evaluate(
             check_writable(out, (".json",))
         check_at_least(FEWEST, {"-n": n})
         check_at_least(1, {"--chunk-size": chunk_size, "--fine-steps": fine_steps})
+        check_at_least(0, {"--bits": bits})
+        if bits and (samples is not None or reference == FINE):
+            raise ValueError("expected --bits with a model and a --reference of images, got it without")
         import numpy as np
 
         import lazysi as lz
@@ -122,7 +134,14 @@ def evaluate(
             _check_shape(judge, network.shape)
             classes = find_labels(labels, network)
             fitted, guidance = find_plan(
-                context, plan, network, steps=steps, kappa=kappa, guidance=guidance, classes=classes
+                context,
+                plan,
+                network,
+                steps=steps,
+                kappa=kappa,
+                guidance=guidance,
+                classes=classes,
+                schedule=schedule,
             )
             settings = sampler_settings(
                 network, steps=steps, kappa=kappa, schedule=schedule, shift=shift, moments=moments, plan=fitted
@@ -159,6 +178,8 @@ def evaluate(
             figures["rms"] = float(lz.metrics.rms(drawn.images, again.images))
         with console.status("measuring"):
             figures |= _measure(drawn, first, judge, seed)
+            if bits:
+                figures["bits_per_dimension"] = _bits(lz.load_pretrained(model), again, bits, seed, guidance)
             beside = _measure(again, first, judge, seed)
         _report(figures, beside)
         if out is not None:
@@ -193,6 +214,21 @@ def _measure(draw: Draw, reference: Draw, classifier: "PretrainedClassifier | No
             logits = metrics.features(classifier.logits, draw.images)
             found["agreement"] = float((logits.argmax(-1) == draw.labels).mean())
     return found | {"total_std": float(metrics.total_std(draw.images))}
+
+
+def _bits(network: "PretrainedModel", draw: Draw, count: int, seed: int, guidance: float) -> float:
+    """Mean bits per dimension of the first images, each given its class where the model knows it."""
+    import jax
+    import numpy as np
+
+    import lazysi as lz
+
+    images = np.clip(np.round((draw.images[:count] + 1) * 127.5), 0, 255).astype(np.uint8)
+    labels = None
+    if draw.labels is not None and draw.class_names == network.class_names:
+        labels = draw.labels[:count].tolist()
+    field = conditioned(network, labels, len(images), guidance)
+    return float(lz.bits_per_dimension(jax.random.key(seed), field, images).mean())
 
 
 def _check_shape(classifier: "PretrainedClassifier | None", shape: tuple[int, ...]) -> None:

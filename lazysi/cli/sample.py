@@ -112,7 +112,14 @@ def sample(
         n = n or ((len(classes) if classes else LATENT_NUMBER) if latents else NUMBER)
         chunk_size = min(chunk_size or (LATENT_CHUNK if latents else CHUNK), n)
         fitted, guidance = find_plan(
-            context, plan, network, steps=steps, kappa=kappa, guidance=guidance, classes=classes
+            context,
+            plan,
+            network,
+            steps=steps,
+            kappa=kappa,
+            guidance=guidance,
+            classes=classes,
+            schedule=schedule,
         )
         settings = sampler_settings(
             network, steps=steps, kappa=kappa, schedule=schedule, shift=shift, moments=moments, plan=fitted

@@ -112,8 +112,12 @@ def convert_weights(
     """Write published weights as a file of ours, one tensor in memory at a time; whole or not at all.
 
     Args:
-        source, config, name, autoencoder, reversed_time: see `open_network`.
+        source: file, directory or `hf://` name of the weights, as for `load_pretrained`.
         out: safetensors file to write.
+        config: sizes and conventions, where the file does not tell them.
+        name: of a published network that the file has to hold; of an autoencoder its conventions.
+        autoencoder: take the autoencoder, which may be one of several networks in the file.
+        reversed_time: a SiT counts time from data to noise; None: as the file says or is recognised.
         dtype: of the written tensors; None keeps that of each.
 
     Raises:

@@ -155,22 +155,39 @@ class PretrainedModel(NamedTuple):
         Raises:
             ValueError: if there is no such plan, naming those that there are.
         """
+        return load_plan(self._bundled("plans", steps, kappa, guidance))
+
+    def fitted_schedule(self, steps: int, *, kappa: float = 0.0, guidance: float | None = None) -> Plan:
+        """The bundled fitted schedule of this model, from `fit_schedule`, for a field with all its classes.
+
+        Args:
+            steps: network evaluations.
+            kappa: relative diffusion.
+            guidance: of the field; None or 1 is none.
+
+        Raises:
+            ValueError: if there is no such schedule, naming those that there are.
+        """
+        return load_plan(self._bundled("schedules", steps, kappa, guidance))
+
+    def _bundled(self, kind: str, steps: int, kappa: float, guidance: float | None) -> str:
+        """Path of a bundled plan or schedule."""
         if self.name is None:
-            raise ValueError(f"expected a bundled model ({', '.join(BUNDLED)}) for bundled plans, got one of your own")
-        directory = resources.files("lazysi") / "assets" / "plans"
+            raise ValueError(f"expected a bundled model ({', '.join(BUNDLED)}) for bundled {kind}, got one of your own")
+        directory = resources.files("lazysi") / "assets" / kind
         found = [file.name for file in directory.iterdir()] if directory.is_dir() else []
         known = [name[:-5] for name in found if name.startswith(f"{self.name}-") and name.endswith(".json")]
         wanted = plan_name(self.name, steps, kappa, guidance)
         if wanted not in known:
             known.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
             raise ValueError(
-                f"expected one of the bundled plans ({', '.join(known) or 'there are none'}), got {wanted}"
+                f"expected one of the bundled {kind} ({', '.join(known) or 'there are none'}), got {wanted}"
             )
-        return load_plan(str(directory / f"{wanted}.json"))
+        return str(directory / f"{wanted}.json")
 
 
 def plan_name(model: str, steps: int, kappa: float, guidance: float | None) -> str:
-    """File name of a bundled plan, without .json.
+    """File name of a bundled plan or fitted schedule, without .json.
 
     Example:
         >>> plan_name("fashion-mnist", 4, 0.0, None), plan_name("fashion-mnist", 6, 1.0, 2.0)

@@ -1,0 +1,119 @@
+"""Fitted schedules as small JSON files: the schedule that it began with, by name, and what was learned on top.
+
+A plan is a fitted schedule too, and keeps its own form of file (see `plans`).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lazysi import schedules
+from lazysi.curves import AbstractSchedule
+from lazysi.files import whole_file
+from lazysi.learned import LearnedSchedule
+from lazysi.plans import KIND as PLAN_KIND
+from lazysi.plans import Plan, load_plan, save_plan
+
+__all__ = ["load_schedule", "save_schedule"]
+
+KIND, VERSION = "lazysi schedule", 1
+BASES: dict[str, Any] = {
+    kind.__name__: (kind, make)
+    for kind, make in (
+        (schedules.Linear, schedules.linear),
+        (schedules.Trigonometric, schedules.trigonometric),
+        (schedules.VariancePreserving, schedules.variance_preserving),
+        (schedules.VarianceExploding, schedules.variance_exploding),
+        (schedules.Lazy, schedules.lazy),
+        (schedules.Shifted, schedules.shifted),
+    )
+}
+
+
+def save_schedule(path: str | Path, fitted: Plan | LearnedSchedule) -> None:
+    """Write what `fit_schedule` returns as JSON.
+
+    Args:
+        path: of the file.
+        fitted: a plan, or a learned schedule.
+
+    Raises:
+        ValueError: if a schedule began as one of functions, which JSON is not for; or as `save_plan`.
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile, lazysi as lz
+        >>> path = tempfile.mkdtemp() + "/schedule.json"
+        >>> lz.save_schedule(path, lz.learned_schedule(lz.lazy(0.5)))
+        >>> float(lz.load_schedule(path).base.kappa)
+        0.5
+    """
+    if isinstance(fitted, Plan):
+        save_plan(path, fitted)
+        return
+    if not isinstance(fitted, LearnedSchedule):
+        raise ValueError(f"expected a plan or a learned schedule to save, got {fitted!r}")
+    document = {
+        "kind": KIND,
+        "version": VERSION,
+        "base": _described(fitted.base),
+        "clock": np.asarray(fitted.clock, float).tolist(),
+        "log_radius": np.asarray(fitted.log_radius, float).tolist(),
+        "about": json.loads(fitted.about),
+    }
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def load_schedule(path: str | Path) -> Plan | LearnedSchedule:
+    """Read a fitted schedule, for `sample(schedule=...)`.
+
+    Args:
+        path: of a file that `save_schedule`, `lazysi fit-schedule`, `save_plan` or `lazysi tune` wrote.
+
+    Raises:
+        ValueError: if the file is missing, or holds neither.
+    """
+    try:
+        document = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a fitted schedule in JSON, got {path}: {error}") from error
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if kind == PLAN_KIND:
+        return load_plan(path)
+    if kind != KIND or document.get("version") != VERSION:
+        raise ValueError(f"expected a file of kind {KIND!r}, version {VERSION}, or {PLAN_KIND!r}, got {path}")
+    try:
+        base = _made(document["base"])
+        clock, log_radius = (jnp.asarray(np.asarray(document[name], float)) for name in ("clock", "log_radius"))
+        fits = clock.ndim == 1 and log_radius.shape == (clock.size - 1,)
+        if not fits or not bool(jnp.isfinite(jnp.concatenate([clock, log_radius])).all()):
+            raise ValueError(f"finite `clock` (n,) and `log_radius` (n - 1,), got {clock.shape}, {log_radius.shape}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected a whole schedule in {path}: {error}") from error
+    return LearnedSchedule(base, clock, log_radius, json.dumps(document.get("about", {})))
+
+
+def _described(schedule: AbstractSchedule) -> dict[str, Any]:
+    """Name and parameters of a schedule."""
+    name = type(schedule).__name__
+    if name not in BASES or BASES[name][0] is not type(schedule):
+        raise ValueError(f"expected a schedule of {', '.join(BASES)} to save, got {name}")
+    parts = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(schedule)}
+    described = {
+        key: _described(part) if isinstance(part, AbstractSchedule) else float(part) for key, part in parts.items()
+    }
+    return {"name": name} | described
+
+
+def _made(described: dict[str, Any]) -> AbstractSchedule:
+    """The schedule of a name with its parameters, checked as by its constructor."""
+    if described["name"] not in BASES:
+        raise ValueError(f"a schedule of {', '.join(BASES)}, got {described['name']!r}")
+    kind, make = BASES[described["name"]]
+    parts = [described[field.name] for field in dataclasses.fields(kind)]
+    return make(*(_made(part) if isinstance(part, dict) else float(part) for part in parts))
