@@ -91,7 +91,7 @@ def main() -> None:
         fitted_count, updates = (FIT_COUNT, UPDATES) if guidance is None else (GUIDED_COUNT, GUIDED_UPDATES)
         if arguments.smoke:
             fitted_count, updates = 8, 1
-        if arguments.fit or arguments.smoke:
+        if arguments.fit:
             fitted, _ = fit(model, n, guidance, fitted_count, updates)
             if arguments.write and not arguments.smoke:
                 lz.save_schedule(SCHEDULES / f"{plan_name(MODEL, n, 0.0, guidance)}.json", fitted)
