@@ -97,7 +97,11 @@ def main() -> None:
                 lz.save_schedule(SCHEDULES / f"{plan_name(MODEL, n, 0.0, guidance)}.json", fitted)
         else:
             fitted = model.fitted_schedule(n, guidance=guidance)
-        runs = {("fitted", "its own"): {"schedule": fitted}, ("default", "its own"): {}}
+        plan = model.plan(n, guidance=guidance)  # what the fit began with
+        runs = {
+            (name, "its own"): o
+            for name, o in (("fitted", {"schedule": fitted}), ("plan", {"plan": plan}), ("default", {}))
+        }
         for name, options in solvers.items():
             errors = {
                 grid: float(metrics.rms(draw(screen, steps=n, grid=angles, **options()), exact[:screen]))
