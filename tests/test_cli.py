@@ -1,5 +1,6 @@
 """The command line as a person uses it: what it writes, what it says, and how it refuses."""
 
+import functools
 import json
 import os
 import signal
@@ -177,7 +178,10 @@ def test_training_refuses_data_it_cannot_read(tmp_path):
 def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, tiny):
     command = [sys.executable, "-m", "lazysi.cli", "train", "--data", str(tiny), "--out", str(tmp_path / "run")]
     command += ["--steps", "100000", "--width", "16", "--depth", "1", "--heads", "2", "--batch-size", "8"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in a shell's background ignore it
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=listen
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 100:"):
