@@ -237,7 +237,7 @@ def ratios(rows: list[list[Any]]) -> list[list[Any]]:
                 theirs = [
                     float(row[5]) for row in against if (int(row[4]) <= n if row[2] in adaptive else int(row[6]) == n)
                 ]
-                line.append(min(mine) / np.nanmin(theirs) if mine and theirs else float("nan"))
+                line.append(min(mine) / np.fmin.reduce(theirs) if mine and theirs else float("nan"))
             table.append(line)
     return table
 
@@ -254,7 +254,7 @@ def draw(rows: list[list[Any]], budgets: list[int], file: Path) -> None:
         lines["tuned plan"] = [row for row in rows if row[0] == field and row[1] == "tuned"]
         for label, members in lines.items():
             if members:
-                least = np.nanmin(np.asarray([row[3:] for row in members], float), axis=0)
+                least = np.fmin.reduce(np.asarray([row[3:] for row in members], float))
                 axis.plot(budgets, least, marker="o", markersize=3, label=label)
         axis.set(xscale="log", yscale="log", title=field, xlabel="network evaluations")
         axis.set_xticks(budgets, [str(n) for n in budgets], fontsize=7)
