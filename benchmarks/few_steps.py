@@ -208,10 +208,11 @@ def best_rows(rows: list[list[Any]]) -> list[list[Any]]:
     """For every field, sampler and budget the least RMS over its grids, one row per sampler."""
     table: dict[tuple[str, str, str], dict[int, float]] = {}
     budgets = sorted({int(row[6]) for row in rows})
+    adaptive = {name for name, peer in PEERS.items() if peer.grids == TOLERANCES}  # the tolerance decides
+    compared = {(row[0], int(row[6])) for row in rows if row[2] not in adaptive}
     for field, kind, sampler, _, evaluations, distance, budget in rows:
-        adaptive = sampler in PEERS and PEERS[sampler].evaluations(int(budget)) == 0  # the tolerance decides
         line = table.setdefault((field, kind, sampler), {})
-        for n in budgets if adaptive else [int(budget)]:
+        for n in [n for n in budgets if (field, n) in compared] if sampler in adaptive else [int(budget)]:
             if int(evaluations) <= n and np.isfinite(float(distance)):
                 line[n] = min(line.get(n, np.inf), float(distance))
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
@@ -257,7 +258,9 @@ def draw(rows: list[list[Any]], budgets: list[int], file: Path) -> None:
                 least = np.fmin.reduce(np.asarray([row[3:] for row in members], float))
                 axis.plot(budgets, least, marker="o", markersize=3, label=label)
         axis.set(xscale="log", yscale="log", title=field, xlabel="network evaluations")
-        axis.set_xticks(budgets, [str(n) for n in budgets], fontsize=7)
+        values = np.asarray([row[3:] for row in rows if row[0] == field], float)
+        here = [n for n, some in zip(budgets, np.isfinite(values).any(axis=0), strict=True) if some]
+        axis.set_xticks(here, [str(n) for n in here], fontsize=7)
         axis.minorticks_off()
     axes[0, 0].set_ylabel("RMS to the fine-grid end point")
     axes[0, 0].legend()
