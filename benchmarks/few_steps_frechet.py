@@ -19,7 +19,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS, Velocity, start_noise  # noqa: E402
-from _peers import PEERS, solve  # noqa: E402
+from _peers import PEERS, available, solve  # noqa: E402
 from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
 from few_steps import GRIDS, RESTATED, features_of, plan_for  # noqa: E402
 
@@ -33,11 +33,12 @@ COLUMNS = ("field", "sampler", "grid", "evaluations", "samples", "Frechet", "RMS
 
 
 def best_baselines(field: str, n: int, file: Path, number: int = 2) -> list[tuple[str, str]]:
-    """Names and grids of the samplers of others with the least RMS."""
+    """Names and grids of the samplers of others with the least RMS, of those whose library is installed."""
     rows = [row for row in read_rows(file) if row[0] == field and row[1] in {"peer", "restated"}]
     found: dict[str, tuple[str, str]] = {}
     for _, _, sampler, grid, evaluations, distance, budget in sorted(rows, key=lambda row: float(row[5])):
-        if int(budget) == n and int(evaluations) <= n and np.isfinite(float(distance)):
+        installed = sampler not in PEERS or available(PEERS[sampler])
+        if installed and int(budget) == n and int(evaluations) <= n and np.isfinite(float(distance)):
             found.setdefault(sampler, (sampler, grid))
     return list(found.values())[:number]
 
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
     file, count, wanted = RESULTS / "few_steps_frechet.csv", arguments.count, arguments.evaluations
-    names, fine, _trials = arguments.fields, FINE, 2 if arguments.smoke else arguments.trials
+    names, fine, trials = arguments.fields, FINE, 2 if arguments.smoke else arguments.trials
     rows: list[list[Any]] = []
     if arguments.smoke:
         names, wanted, count, fine = ["mixture"], [4], 64, 16
@@ -86,11 +87,7 @@ def main() -> None:
             for sampler, grid in samplers:
                 if (name, sampler, str(n)) in done:
                     continue
-                plan = (
-                    plan_for(PROBLEMS[name], n, 2 if arguments.smoke else arguments.trials)
-                    if sampler == "plan"
-                    else None
-                )
+                plan = plan_for(PROBLEMS[name], n, trials) if sampler == "plan" else None
                 samples = draw(name, n, count, sampler, grid, plan)
                 distance = metrics.frechet_distance(features(samples), law)
                 error = float(np.sqrt(np.mean((samples - exact) ** 2)))
