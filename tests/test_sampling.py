@@ -138,7 +138,7 @@ def mode_errors(x):
         yield abs(error[0, 1]), variance / np.sqrt(len(part))
 
 
-def check_law(schedule, solver, steps, kappas=(0.0, 0.5, 1.0), count=10_000, marginal=MARGINAL, **options):
+def check_law(schedule, solver, steps, kappas=(0.0, 0.5, 1.0), count=20_000, marginal=MARGINAL, **options):
     for kappa in kappas:
         samples = lz.sample(
             KEY, two_modes(), (count, 2), steps=steps, kappa=kappa, schedule=schedule, solver=solver, **options
@@ -179,7 +179,7 @@ def test_law_of_a_mixture(schedule, solver, steps):
     [("lazy frame", "default"), ("linear", "Euler"), ("point_mass", "Euler"), ("variance_exploding", "ShARK")],
 )
 def test_law_of_a_mixture_with_few_samples(schedule, solver):
-    check_law(SCHEDULES[schedule](), SOLVERS[solver](), 100)
+    check_law(SCHEDULES[schedule](), SOLVERS[solver](), 100, count=10_000)
 
 
 @pytest.mark.slow
