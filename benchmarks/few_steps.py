@@ -43,6 +43,7 @@ SEED, TUNE_SEED = 1, 0  # of the noise to compare on, and of the noise to tune o
 # of the large fields: samples that every grid is tried on, and grids for all samples; in the density of the digits a
 # single sample that ends at another digit counts as much as all others together, so that few samples choose by chance
 SCREEN, KEPT = {"fashion-mnist": 16, "fashion-mnist, guidance 2": 16, "digits density": 512}, 3
+ADAPTIVE = {name for name, peer in PEERS.items() if peer.grids == TOLERANCES}  # the tolerance decides what they cost
 UNTUNED = "shift 1"  # the grid of those who choose none
 BUNDLED = {"fashion-mnist": None, "fashion-mnist, guidance 2": 2.0}  # fields of the bundled plans, with their guidance
 COLUMNS = ("field", "kind", "sampler", "grid", "evaluations", "RMS", "budget")
@@ -208,11 +209,10 @@ def best_rows(rows: list[list[Any]]) -> list[list[Any]]:
     """For every field, sampler and budget the least RMS over its grids, one row per sampler."""
     table: dict[tuple[str, str, str], dict[int, float]] = {}
     budgets = sorted({int(row[6]) for row in rows})
-    adaptive = {name for name, peer in PEERS.items() if peer.grids == TOLERANCES}  # the tolerance decides
-    compared = {(row[0], int(row[6])) for row in rows if row[2] not in adaptive}
+    compared = {(row[0], int(row[6])) for row in rows if row[2] not in ADAPTIVE}
     for field, kind, sampler, _, evaluations, distance, budget in rows:
         line = table.setdefault((field, kind, sampler), {})
-        for n in [n for n in budgets if (field, n) in compared] if sampler in adaptive else [int(budget)]:
+        for n in [n for n in budgets if (field, n) in compared] if sampler in ADAPTIVE else [int(budget)]:
             if int(evaluations) <= n and np.isfinite(float(distance)):
                 line[n] = min(line.get(n, np.inf), float(distance))
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
@@ -220,12 +220,11 @@ def best_rows(rows: list[list[Any]]) -> list[list[Any]]:
 
 def ratios(rows: list[list[Any]]) -> list[list[Any]]:
     """RMS of ours over that of the best sampler of others, untuned and on its best grid: a row per field and pair."""
-    adaptive = {name for name, peer in PEERS.items() if peer.grids == TOLERANCES}
     table = []
     for field in dict.fromkeys(row[0] for row in rows):
         here = [row for row in rows if row[0] == field]
         others = [row for row in here if row[1] in {"peer", "restated"}]
-        untuned = [row for row in others if row[3] == UNTUNED or row[2] in adaptive]
+        untuned = [row for row in others if row[3] == UNTUNED or row[2] in ADAPTIVE]
         budgets = sorted({int(row[6]) for row in rows})
         for ours, label, against in (
             ("default", "untuned", untuned),
@@ -236,7 +235,7 @@ def ratios(rows: list[list[Any]]) -> list[list[Any]]:
             for n in budgets:
                 mine = [float(row[5]) for row in here if row[2] == ours and int(row[6]) == n]
                 theirs = [
-                    float(row[5]) for row in against if (int(row[4]) <= n if row[2] in adaptive else int(row[6]) == n)
+                    float(row[5]) for row in against if (int(row[4]) <= n if row[2] in ADAPTIVE else int(row[6]) == n)
                 ]
                 line.append(min(mine) / np.fmin.reduce(theirs) if mine and theirs else float("nan"))
             table.append(line)

@@ -203,6 +203,29 @@ def find_plan(
     return plan, planned["guidance"]
 
 
+def find_sampler(
+    context: typer.Context,
+    network: "PretrainedModel",
+    *,
+    steps: int,
+    kappa: float,
+    guidance: float,
+    classes: Sequence[int] | None,
+    schedule: str,
+    shift: float | None,
+    moments: bool,
+    plan: str | None,
+) -> tuple[dict[str, Any], float]:
+    """Arguments of `lazysi.sample` from the options of the same names, and the guidance that they are for."""
+    fitted, guidance = find_plan(
+        context, plan, network, steps=steps, kappa=kappa, guidance=guidance, classes=classes, schedule=schedule
+    )
+    settings = sampler_settings(
+        network, steps=steps, kappa=kappa, schedule=schedule, shift=shift, moments=moments, plan=fitted
+    )
+    return settings, guidance
+
+
 def is_fitted(schedule: str) -> bool:
     """Whether --schedule names a fitted one, a file or the model's own."""
     return schedule == BUNDLED_PLAN or schedule.endswith(".json")
@@ -286,6 +309,16 @@ def progress_bar(description: str) -> Iterator[tuple[Progress, Any]]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console, transient=True) as progress:
         yield progress, progress.add_task(description, total=None)
+
+
+@contextlib.contextmanager
+def progress_of(description: str, total: int) -> Iterator[Callable[[float, str], None]]:
+    """What `tune` and `fit_schedule` take as `progress`: a bar of `total` trials or updates with a word beside it."""
+    with progress_bar(description) as (progress, task):
+        progress.update(task, total=total)
+        yield lambda fraction, message: progress.update(
+            task, completed=round(fraction * total), description=f"{description}, {message}"
+        )
 
 
 class OneSentence:

@@ -33,8 +33,7 @@ from lazysi.cli.common import (
     console,
     draw_samples,
     find_labels,
-    find_plan,
-    sampler_settings,
+    find_sampler,
 )
 
 if TYPE_CHECKING:
@@ -129,22 +128,22 @@ def evaluate(
         import lazysi as lz
 
         judge = None if classifier == "none" else lz.load_classifier(classifier)
+        network = None
         if samples is None:
             network = lz.load_pretrained(model)
             _check_shape(judge, network.shape)
             classes = find_labels(labels, network)
-            fitted, guidance = find_plan(
+            settings, guidance = find_sampler(
                 context,
-                plan,
                 network,
                 steps=steps,
                 kappa=kappa,
                 guidance=guidance,
                 classes=classes,
                 schedule=schedule,
-            )
-            settings = sampler_settings(
-                network, steps=steps, kappa=kappa, schedule=schedule, shift=shift, moments=moments, plan=fitted
+                shift=shift,
+                moments=moments,
+                plan=plan,
             )
             steps, kappa = settings["steps"], settings["kappa"]
             only = None if classes is None or len(set(classes)) == network.config.classes else classes
@@ -178,8 +177,8 @@ def evaluate(
             figures["rms"] = float(lz.metrics.rms(drawn.images, again.images))
         with console.status("measuring"):
             figures |= _measure(drawn, first, judge, seed)
-            if bits:
-                figures["bits_per_dimension"] = _bits(lz.load_pretrained(model), again, bits, seed, guidance)
+            if bits and network is not None:
+                figures["bits_per_dimension"] = _bits(network, again, bits, seed, guidance)
             beside = _measure(again, first, judge, seed)
         _report(figures, beside)
         if out is not None:

@@ -22,7 +22,7 @@ from lazysi.cli.common import (
     find_schedule,
     is_fitted,
     print_table,
-    progress_bar,
+    progress_of,
 )
 
 if TYPE_CHECKING:
@@ -84,12 +84,7 @@ def fit_schedule(
         begin = _find_start(start, network, steps, kappa, guidance if guided else None)
         judge = None if features == NO_FEATURES else lz.load_classifier(features)
         clock = time.perf_counter()
-        with progress_bar("fitting") as (progress, task):
-            progress.update(task, total=updates)
-
-            def show(fraction: float, message: str) -> None:
-                progress.update(task, completed=round(fraction * updates), description=f"fitting, {message}")
-
+        with progress_of("fitting", updates) as progress:
             fitted = lz.fit_schedule(
                 jax.random.key(seed),
                 field,
@@ -102,7 +97,7 @@ def fit_schedule(
                 batch_size=batch_size,
                 learning_rate=learning_rate,
                 fine_steps=max(FINE, 4 * steps),
-                progress=show,
+                progress=progress,
             )
         about: dict[str, Any] = json.loads(fitted.about) | {"start": start, "model": model}
         about |= {"guidance": guidance if guided else None, "labels": classes, "seed": seed}

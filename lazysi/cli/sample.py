@@ -25,10 +25,9 @@ from lazysi.cli.common import (
     conditioned,
     draw_samples,
     find_labels,
-    find_plan,
+    find_sampler,
     is_given,
     print_table,
-    sampler_settings,
 )
 
 if TYPE_CHECKING:
@@ -111,18 +110,17 @@ def sample(
         shape = _shape(network, size)
         n = n or ((len(classes) if classes else LATENT_NUMBER) if latents else NUMBER)
         chunk_size = min(chunk_size or (LATENT_CHUNK if latents else CHUNK), n)
-        fitted, guidance = find_plan(
+        settings, guidance = find_sampler(
             context,
-            plan,
             network,
             steps=steps,
             kappa=kappa,
             guidance=guidance,
             classes=classes,
             schedule=schedule,
-        )
-        settings = sampler_settings(
-            network, steps=steps, kappa=kappa, schedule=schedule, shift=shift, moments=moments, plan=fitted
+            shift=shift,
+            moments=moments,
+            plan=plan,
         )
         steps, kappa = settings["steps"], settings["kappa"]
         if embeddings is not None or text:

@@ -19,7 +19,7 @@ from lazysi.cli.common import (
     conditioned,
     find_labels,
     print_table,
-    progress_bar,
+    progress_of,
 )
 
 ODE_NUMBER, SDE_NUMBER = 64, 256  # samples: end points to follow, or a law to compare
@@ -64,12 +64,7 @@ def tune(
         classes = find_labels(labels, network)
         field = conditioned(network, classes, n, guidance)
         clock = time.perf_counter()
-        with progress_bar("tuning") as (progress, task):
-            progress.update(task, total=trials)
-
-            def show(fraction: float, message: str) -> None:
-                progress.update(task, completed=round(fraction * trials), description=f"tuning, {message}")
-
+        with progress_of("tuning", trials) as progress:
             plan = lz.tune(
                 jax.random.key(seed),
                 field,
@@ -78,7 +73,7 @@ def tune(
                 kappa=kappa,
                 trials=trials,
                 fine_steps=max(FINE, 4 * steps),
-                progress=show,
+                progress=progress,
             )
         about: dict[str, Any] = json.loads(plan.about)
         guided = classes is not None and guidance != 1
