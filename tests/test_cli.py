@@ -176,12 +176,11 @@ def test_training_refuses_data_it_cannot_read(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, tiny):
-    command = [sys.executable, "-m", "lazysi.cli", "train", "--data", str(tiny), "--out", str(tmp_path / "run")]
+    # jobs in a shell's background ignore the interrupt: this one listens
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lazysi.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", "--data", str(tiny), "--out", str(tmp_path / "run")]
     command += ["--steps", "100000", "--width", "16", "--depth", "1", "--heads", "2", "--batch-size", "8"]
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in a shell's background ignore it
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=listen
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 100:"):
