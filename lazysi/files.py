@@ -1,12 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all; among them, JSON files that say what they are."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-__all__ = ["check_writable", "whole_file"]
+__all__ = ["check_writable", "load_document", "save_document", "whole_file"]
+
+VERSION = 1  # of all JSON files
 
 
 @contextlib.contextmanager
@@ -43,6 +47,31 @@ def check_writable(path: str | Path, suffixes: tuple[str, ...]) -> Path:
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"expected a path that can be written, got {path}")
     return path
+
+
+def save_document(path: str | Path, kind: str, parts: dict[str, Any]) -> None:
+    """Write a JSON file with its kind and version.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps({"kind": kind, "version": VERSION, **parts}, indent=1) + "\n")
+
+
+def load_document(path: str | Path, noun: str, *kinds: str) -> dict[str, Any]:
+    """The contents of a JSON file of one of these kinds; `noun` says what was expected.
+
+    Raises:
+        ValueError: if the file cannot be read, or is of another kind or version.
+    """
+    try:
+        document = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected {noun} in JSON, got {path}: {error}") from error
+    if not isinstance(document, dict) or document.get("kind") not in kinds or document.get("version") != VERSION:
+        raise ValueError(f"expected a file of kind {' or '.join(map(repr, kinds))}, version {VERSION}, got {path}")
+    return document
 
 
 def _umask() -> int:

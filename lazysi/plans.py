@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lazysi.checks import check_number
-from lazysi.files import whole_file
+from lazysi.files import load_document, save_document
 from lazysi.moments import Moments, isotropic
 from lazysi.multistep import HISTORY, Table
 
 __all__ = ["Plan", "load_plan", "save_plan"]
 
-KIND, VERSION = "lazysi plan", 1
+KIND = "lazysi plan"
 
 
 class Plan(eqx.Module):
@@ -64,16 +64,9 @@ def save_plan(path: str | Path, plan: Plan) -> None:
             "expected a plan with one frame for all directions, got one with a basis or several directions"
         )
     table = {name: np.asarray(value, float).tolist() for name, value in vars(plan.table).items()}
-    document = {
-        "kind": KIND,
-        "version": VERSION,
-        "kappa": float(plan.kappa),
-        "mean": float(plan.moments.mean),
-        "table": table,
-        "about": json.loads(plan.about),
-    }
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(document, indent=1) + "\n")
+    about = json.loads(plan.about)
+    parts = {"kappa": float(plan.kappa), "mean": float(plan.moments.mean), "table": table, "about": about}
+    save_document(path, KIND, parts)
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -85,12 +78,15 @@ def load_plan(path: str | Path) -> Plan:
     Raises:
         ValueError: if the file is missing, or no plan.
     """
-    try:
-        document = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected a plan in JSON, got {path}: {error}") from error
-    if not isinstance(document, dict) or document.get("kind") != KIND or document.get("version") != VERSION:
-        raise ValueError(f"expected a file of kind {KIND!r}, version {VERSION}, got {path}")
+    return described_plan(load_document(path, "a plan", KIND), path)
+
+
+def described_plan(document: dict[str, Any], path: str | Path) -> Plan:
+    """The plan of a JSON object, read from `path`.
+
+    Raises:
+        ValueError: if the object is no whole plan.
+    """
     try:
         parts = {field.name: _numbers(document.get("table"), field.name) for field in dataclasses.fields(Table)}
         mean, kappa = _numbers(document, "mean"), _numbers(document, "kappa")

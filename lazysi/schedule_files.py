@@ -13,14 +13,14 @@ import numpy as np
 
 from lazysi import schedules
 from lazysi.curves import AbstractSchedule
-from lazysi.files import whole_file
+from lazysi.files import load_document, save_document
 from lazysi.learned import LearnedSchedule
 from lazysi.plans import KIND as PLAN_KIND
-from lazysi.plans import Plan, load_plan, save_plan
+from lazysi.plans import Plan, described_plan, save_plan
 
 __all__ = ["load_schedule", "save_schedule"]
 
-KIND, VERSION = "lazysi schedule", 1
+KIND = "lazysi schedule"
 BASES: dict[str, Any] = {
     kind.__name__: (kind, make)
     for kind, make in (
@@ -57,16 +57,13 @@ def save_schedule(path: str | Path, fitted: Plan | LearnedSchedule) -> None:
         return
     if not isinstance(fitted, LearnedSchedule):
         raise ValueError(f"expected a plan or a learned schedule to save, got {fitted!r}")
-    document = {
-        "kind": KIND,
-        "version": VERSION,
+    parts = {
         "base": _described(fitted.base),
         "clock": np.asarray(fitted.clock, float).tolist(),
         "log_radius": np.asarray(fitted.log_radius, float).tolist(),
         "about": json.loads(fitted.about),
     }
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(document, indent=1) + "\n")
+    save_document(path, KIND, parts)
 
 
 def load_schedule(path: str | Path) -> Plan | LearnedSchedule:
@@ -78,15 +75,9 @@ def load_schedule(path: str | Path) -> Plan | LearnedSchedule:
     Raises:
         ValueError: if the file is missing, or holds neither.
     """
-    try:
-        document = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected a fitted schedule in JSON, got {path}: {error}") from error
-    kind = document.get("kind") if isinstance(document, dict) else None
-    if kind == PLAN_KIND:
-        return load_plan(path)
-    if kind != KIND or document.get("version") != VERSION:
-        raise ValueError(f"expected a file of kind {KIND!r}, version {VERSION}, or {PLAN_KIND!r}, got {path}")
+    document = load_document(path, "a fitted schedule", KIND, PLAN_KIND)
+    if document["kind"] == PLAN_KIND:
+        return described_plan(document, path)
     try:
         base = _made(document["base"])
         clock, log_radius = (jnp.asarray(np.asarray(document[name], float)) for name in ("clock", "log_radius"))

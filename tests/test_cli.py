@@ -1,6 +1,5 @@
 """The command line as a person uses it: what it writes, what it says, and how it refuses."""
 
-import functools
 import json
 import os
 import signal
@@ -177,7 +176,9 @@ def test_training_refuses_data_it_cannot_read(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, tiny):
     # jobs in a shell's background ignore the interrupt: this one listens
-    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lazysi.cli import main; main()"
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lazysi.cli import main; main()"
+    )
     command = [sys.executable, "-c", program, "train", "--data", str(tiny), "--out", str(tmp_path / "run")]
     command += ["--steps", "100000", "--width", "16", "--depth", "1", "--heads", "2", "--batch-size", "8"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)

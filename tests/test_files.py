@@ -2,7 +2,7 @@
 
 import pytest
 
-from lazysi.files import check_writable, whole_file
+from lazysi.files import check_writable, load_document, save_document, whole_file
 
 
 def test_a_finished_block_leaves_the_file_alone_in_its_directory(tmp_path):
@@ -48,3 +48,12 @@ def test_check_writable_names_the_suffix_or_the_directory(tmp_path):
     (tmp_path / "b.png").mkdir()
     with pytest.raises(ValueError, match="expected a path that can be written"):
         check_writable(tmp_path / "b.png", (".png",))
+
+
+def test_a_document_says_what_it_is(tmp_path):
+    save_document(tmp_path / "a.json", "number", {"value": 1.5})
+    assert load_document(tmp_path / "a.json", "a number", "letter", "number")["value"] == 1.5
+    with pytest.raises(ValueError, match="expected a file of kind 'letter', version 1, got"):
+        load_document(tmp_path / "a.json", "a letter", "letter")
+    with pytest.raises(ValueError, match="expected a letter in JSON, got"):
+        load_document(tmp_path / "missing.json", "a letter", "letter")

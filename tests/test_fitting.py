@@ -150,7 +150,7 @@ def test_what_cannot_be_saved(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda d: d.update(kind="model"), "expected a file of kind 'lazysi schedule', version 1, or 'lazysi plan'"),
+        (lambda d: d.update(kind="model"), "expected a file of kind 'lazysi schedule' or 'lazysi plan', version 1"),
         (lambda d: d.pop("clock"), "expected a whole schedule in .*: 'clock'"),
         (lambda d: d.update(base={"name": "Cubic"}), "expected a whole schedule in .*: a schedule of .*, got 'Cubic'"),
         (lambda d: d.update(base={"name": "Lazy", "kappa": -1.0}), "expected `kappa` of at least 0, got -1"),
