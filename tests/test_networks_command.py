@@ -4,20 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from command_line import run
 from PIL import Image
 from published_networks import KL, MMDIT, SIT, published
 from safetensors.numpy import save_file
-from typer.testing import CliRunner
 
-from lazysi.cli import app
 from lazysi.models import autoencoder, convert
 from lazysi.models.weights import read_header
 
 FLOAT32 = 2e-4  # the same samples through another batch size, guided by 4
-
-
-def run(*arguments):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

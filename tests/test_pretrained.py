@@ -9,33 +9,24 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.flax import save_file
+from small_network import CONFIG, random_parameters, save_network
 
 import lazysi as lz
-from lazysi.models.pretrained import save_pretrained
-from lazysi.models.sit import SiT, SiTConfig
+from lazysi.models.sit import SiT
 from lazysi.models.weights import flatten_state, parameter_count
 
 SAME_SUM = 1e-5  # float32: two ways to batch the same matrix products
 ONE_PATH = 1e-3  # float32, solver tolerances of 1e-5
-CONFIG = SiTConfig(image_size=8, width=16, depth=1, heads=2, classes=3)
 
 
 @pytest.fixture
 def parameters() -> nnx.State:
-    """Random weights with every layer active."""
-    state = nnx.state(SiT(CONFIG, rngs=nnx.Rngs(0)))
-    leaves, structure = jax.tree.flatten(state)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(
-        structure, [0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    )
+    return random_parameters(0.3)
 
 
 @pytest.fixture
 def path(tmp_path, parameters):
-    moments = lz.cosine_basis(jnp.zeros(CONFIG.shape), jnp.full(CONFIG.shape, 0.5))
-    save_pretrained(tmp_path / "model.safetensors", CONFIG, parameters, moments, "abc", {"steps": 1})
-    return tmp_path / "model.safetensors"
+    return save_network(tmp_path / "model.safetensors", parameters)
 
 
 def test_round_trip_is_exact(path, parameters):
