@@ -7,6 +7,7 @@ import jax
 import pytest
 
 os.environ["COLUMNS"] = "200"  # tables of the command line: the width is read where that is first imported
+collect_ignore = ["make_golden.py", "torch_reference.py"]  # examples in docstrings are looked for in all but these
 
 
 @pytest.fixture
