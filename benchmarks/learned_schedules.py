@@ -1,14 +1,16 @@
 """What do learned schedules gain? Fitted ones against the same solvers on their best fixed grids, on other noise.
 
     python benchmarks/learned_schedules.py              # the bundled ones: five minutes on two cores
-    python benchmarks/learned_schedules.py --fit        # fits them again first, as they were made: ten minutes more
+    python benchmarks/learned_schedules.py --fit        # fits them again first, as they were made: half an hour more
     python benchmarks/learned_schedules.py --fit --guidance 2 --steps 6 --write      # and puts them into the package
 
 The bundled network in few steps of the ODE, from noise that no fit has seen: RMS to the fine-grid end point and Frechet
 distance in the classifier's features to the fine-grid samples of the same noise. Fixed are UniPC-2, DPM-Solver++(2M),
 which the fitted steps are changes of, and the lazy frame, each on the grid of least RMS among seven, chosen on the
-first samples of this very noise. Results in results/learned_schedules.csv: the fitted ones have 0.57, 0.48 and 0.41 of
-the least RMS of these in 4, 6 and 8 steps, and Frechet distances of 0.37, 0.08 and 0.02 against 3.3, 1.4 and 0.18.
+first samples of this very noise. "plan" is what the fit began with; "seconds" what it took, where it was measured.
+Results in results/learned_schedules.csv, where
+rows of other steps and guidance stay as they are: the fitted ones have 0.57, 0.48 and 0.41 of the least RMS of the
+fixed in 4, 6 and 8 steps, and Frechet distances of 0.37, 0.08 and 0.02 against 3.3, 1.4 and 0.18.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _report import report
+from _report import RESULTS, read_rows, report
 
 import lazysi as lz
 from lazysi import metrics
@@ -51,19 +53,19 @@ SOLVERS: dict[str, Callable[[], dict[str, Any]]] = {
         "denoise": True,
     },
 }
-COLUMNS = ("steps", "guidance", "sampler", "grid", "RMS", "of the best fixed", "Frechet", "samples")
+COLUMNS = ("steps", "guidance", "sampler", "grid", "RMS", "of the best fixed", "Frechet", "samples", "seconds")
 
 
-def fit(model: Any, steps: int, guidance: float | None, count: int, updates: int) -> tuple[lz.Plan, float]:
-    """The fitted schedule that the package carries, made again, and the seconds that took."""
+def fit(model: Any, steps: int, guidance: float | None, count: int, updates: int) -> lz.Plan:
+    """The fitted schedule that the package carries, made again."""
     begin, field = time.perf_counter(), model.field(jnp.arange(count) % 10, guidance=guidance)
     start = model.plan(steps, guidance=guidance)
     fitted = lz.fit_schedule(jax.random.key(0), field, (count, *model.shape), steps, start=start, updates=updates)
     assert isinstance(fitted, lz.Plan)
     about = json.loads(fitted.about) | {"start": "bundled", "model": MODEL, "guidance": guidance}
-    seconds = time.perf_counter() - begin
-    print(f"{steps} steps: {seconds:.0f} s, {about}", flush=True)
-    return fitted.described(about | {"labels": list(range(10)), "seed": 0}), seconds
+    about["seconds"] = round(time.perf_counter() - begin)
+    print(f"{steps} steps: {about}", flush=True)
+    return fitted.described(about | {"labels": list(range(10)), "seed": 0})
 
 
 def main() -> None:
@@ -92,7 +94,7 @@ def main() -> None:
         if arguments.smoke:
             fitted_count, updates = 8, 1
         if arguments.fit:
-            fitted, _ = fit(model, n, guidance, fitted_count, updates)
+            fitted = fit(model, n, guidance, fitted_count, updates)
             if arguments.write and not arguments.smoke:
                 lz.save_schedule(SCHEDULES / f"{plan_name(MODEL, n, 0.0, guidance)}.json", fitted)
         else:
@@ -114,11 +116,14 @@ def main() -> None:
             samples = draw(count, steps=n, **options)
             frechet = metrics.frechet_distance(metrics.features(classifier.features, samples), law)
             found.append([n, guidance or 1, name, grid, float(metrics.rms(samples, exact)), frechet])
-        least = min(row[4] for row in found if row[2] in solvers)
-        rows += [[*row[:5], row[4] / least, row[5], count] for row in found]
+        least, seconds = min(row[4] for row in found if row[2] in solvers), json.loads(fitted.about).get("seconds", "")
+        rows += [[*row[:5], row[4] / least, row[5], count, seconds if row[2] == "fitted" else ""] for row in found]
         report("Fitted schedules and fixed grids", COLUMNS, rows[-len(found) :], None)
-    write = not arguments.smoke and guidance is None
-    report("Fitted schedules and fixed grids", COLUMNS, rows, "learned_schedules.csv" if write else None)
+    file, made = "learned_schedules.csv", {(f"{row[0]:g}", f"{row[1]:g}") for row in rows}
+    if not arguments.smoke:
+        kept = [row for row in read_rows(RESULTS / file) if tuple(row[:2]) not in made]
+        rows = sorted([*kept, *rows], key=lambda row: (float(row[1]), int(row[0])))
+    report("Fitted schedules and fixed grids", COLUMNS, rows, None if arguments.smoke else file)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,10 @@ def save_document(path: str | Path, kind: str, parts: dict[str, Any]) -> None:
 def load_document(path: str | Path, noun: str, *kinds: str) -> dict[str, Any]:
     """The contents of a JSON file of one of these kinds; `noun` says what was expected.
 
+    What it says about itself, `about`, may be left out and then is empty.
+
     Raises:
-        ValueError: if the file cannot be read, or is of another kind or version.
+        ValueError: if the file cannot be read, is of another kind or version, or its `about` is no JSON object.
     """
     try:
         document = json.loads(Path(path).read_text())
@@ -71,6 +73,8 @@ def load_document(path: str | Path, noun: str, *kinds: str) -> dict[str, Any]:
         raise ValueError(f"expected {noun} in JSON, got {path}: {error}") from error
     if not isinstance(document, dict) or document.get("kind") not in kinds or document.get("version") != VERSION:
         raise ValueError(f"expected a file of kind {' or '.join(map(repr, kinds))}, version {VERSION}, got {path}")
+    if not isinstance(document.setdefault("about", {}), dict):
+        raise ValueError(f"expected a JSON object as `about` in {path}, got {document['about']!r}")
     return document
 
 

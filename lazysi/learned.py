@@ -71,7 +71,11 @@ class LearnedSchedule(AbstractSchedule):
         moved = jnp.cumsum(jax.nn.softmax(self.clock) - jax.nn.softmax(jnp.zeros_like(self.clock)))
         ends = jnp.zeros(1, moved.dtype)
         change = _bernstein(jnp.concatenate([ends, moved[:-1], ends]), t)
-        return jnp.where((t > 0) & (t < 1), t + change, t)  # at the ends, too, where the base may run infinitely fast
+        # the same at and beyond the ends, with the slope there alone: the base may be infinitely fast, and what it is
+        # multiplied by when the parameters are differentiated is 0
+        slopes = jax.lax.stop_gradient(jax.nn.softmax(self.clock) * self.clock.size)
+        outside = jnp.where(t <= 0, t * slopes[0], 1 - (1 - t) * slopes[-1])
+        return jnp.where((t > 0) & (t < 1), t + change, outside)
 
     def factor(self, t: ArrayLike) -> Array:
         """Factor on the radius; 1 at both ends."""
@@ -249,7 +253,8 @@ def learned_plan(plan: Plan) -> LearnedSteps:
 
     Args:
         plan: of one frame for all directions. Where its values are data predictions, its coefficients are taken
-            relative to DPM-Solver++(2M), so that they follow the grid.
+            relative to DPM-Solver++(2M), so that they follow the grid; those of other plans stay where their angles
+            move.
 
     Raises:
         ValueError: if the plan has directions of its own.

@@ -48,7 +48,7 @@ def log_prob(
     t: ArrayLike = 1.0,
     schedule: AbstractSchedule | None = None,
     key: PRNGKeyArray | None = None,
-    probes: int = 1,
+    probes: int | None = None,
     moments: Moments | None = None,
     steps: int | None = None,
     solver: diffrax.AbstractSolver | None = None,
@@ -66,7 +66,7 @@ def log_prob(
         schedule: of x, and whose time is cut into equal steps where `steps` is given (default: the linear one).
         key: draws the probes of Hutchinson's estimate; None takes the exact divergence, one Jacobian-vector product for
             each entry of a sample.
-        probes: of the estimate, for each sample, kept for the whole solve.
+        probes: of the estimate, for each sample, kept for the whole solve (default: 1); with a `key` alone.
         moments: of the data: what the Gaussian with these moments would do is taken out exactly.
         steps: fixed steps; None adapts them to `tolerance`.
         solver: a Diffrax solver of ODEs (default: Tsit5).
@@ -78,7 +78,8 @@ def log_prob(
 
     Raises:
         ValueError: if an argument is out of range or shapes do not fit.
-        RuntimeError: if the radius is 0 at t: the start of a point mass schedule has no density.
+        RuntimeError: if the radius is 0 at t, as the start of a point mass schedule has no density; or if an adaptive
+            solve takes too many steps.
 
     Example:
         >>> import jax.numpy as jnp, lazysi as lz
@@ -103,11 +104,13 @@ def log_prob(
         raise ValueError(f"expected `steps` for {type(solver).__name__}, which cannot adapt them, got None")
     moments = isotropic() if moments is None else moments
     moments.check(x.shape[1:])
+    if key is None and probes is not None:
+        raise ValueError(f"expected a `key` that draws the `probes`, got {probes} alone")
     chunk = None if chunk_size is None else count("chunk_size", chunk_size)
     solver = diffrax.Tsit5() if solver is None else solver
     steps = None if steps is None else count("steps", steps)
     tolerances = jnp.asarray(tolerance, x.dtype)
-    signs = None if key is None else (key, count("probes", probes))
+    signs = None if key is None else (key, count("probes", 1 if probes is None else probes))
     schedule = linear() if schedule is None else schedule
     return _log_prob(field, x, t, schedule, signs, moments, steps, solver, tolerances, chunk)
 
@@ -242,7 +245,7 @@ def bits_per_dimension(
         field,
         x,
         key=None if probes is None else probe_key,
-        probes=1 if probes is None else probes,
+        probes=probes,
         moments=moments,
         steps=steps,
         solver=solver,

@@ -96,7 +96,7 @@ def described_plan(document: dict[str, Any], path: str | Path) -> Plan:
     except ValueError as error:
         raise ValueError(f"expected a whole plan in {path}: {error}") from error
     table = Table(**{name: jnp.asarray(part) for name, part in parts.items()})
-    return Plan(table, isotropic(mean), jnp.asarray(kappa), json.dumps(document.get("about", {})))
+    return Plan(table, isotropic(mean), jnp.asarray(kappa), json.dumps(document["about"]))
 
 
 def _numbers(values: object, name: str) -> np.ndarray:

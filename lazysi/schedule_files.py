@@ -73,20 +73,21 @@ def load_schedule(path: str | Path) -> Plan | LearnedSchedule:
         path: of a file that `save_schedule`, `lazysi fit-schedule`, `save_plan` or `lazysi tune` wrote.
 
     Raises:
-        ValueError: if the file is missing, or holds neither.
+        ValueError: if the file is missing, or holds neither a plan nor a learned schedule.
     """
     document = load_document(path, "a fitted schedule", KIND, PLAN_KIND)
     if document["kind"] == PLAN_KIND:
         return described_plan(document, path)
     try:
-        base = _made(document["base"])
-        clock, log_radius = (jnp.asarray(np.asarray(document[name], float)) for name in ("clock", "log_radius"))
+        base = _made(_entry(document, "base"))
+        clock, log_radius = (jnp.asarray(np.asarray(_entry(document, n), float)) for n in ("clock", "log_radius"))
         fits = clock.ndim == 1 and log_radius.shape == (clock.size - 1,)
         if not fits or not bool(jnp.isfinite(jnp.concatenate([clock, log_radius])).all()):
-            raise ValueError(f"finite `clock` (n,) and `log_radius` (n - 1,), got {clock.shape}, {log_radius.shape}")
-    except (KeyError, TypeError, ValueError) as error:
+            shapes = f"{clock.shape} and {log_radius.shape}"
+            raise ValueError(f"expected finite `clock` of shape (n,) and `log_radius` (n - 1,), got {shapes}")
+    except (TypeError, ValueError) as error:
         raise ValueError(f"expected a whole schedule in {path}: {error}") from error
-    return LearnedSchedule(base, clock, log_radius, json.dumps(document.get("about", {})))
+    return LearnedSchedule(base, clock, log_radius, json.dumps(document["about"]))
 
 
 def _described(schedule: AbstractSchedule) -> dict[str, Any]:
@@ -101,10 +102,18 @@ def _described(schedule: AbstractSchedule) -> dict[str, Any]:
     return {"name": name} | described
 
 
+def _entry(values: dict[str, Any], name: str) -> Any:
+    """An entry of a JSON object."""
+    if name not in values:
+        raise ValueError(f"expected an entry `{name}`, got none")
+    return values[name]
+
+
 def _made(described: dict[str, Any]) -> AbstractSchedule:
     """The schedule of a name with its parameters, checked as by its constructor."""
-    if described["name"] not in BASES:
-        raise ValueError(f"a schedule of {', '.join(BASES)}, got {described['name']!r}")
-    kind, make = BASES[described["name"]]
-    parts = [described[field.name] for field in dataclasses.fields(kind)]
+    name = _entry(described, "name")
+    if name not in BASES:
+        raise ValueError(f"expected a schedule of {', '.join(BASES)}, got {name!r}")
+    kind, make = BASES[name]
+    parts = [_entry(described, field.name) for field in dataclasses.fields(kind)]
     return make(*(_made(part) if isinstance(part, dict) else float(part) for part in parts))

@@ -68,7 +68,7 @@ def test_equations_on_other_pages_exist():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["index.md", "howto/sampler.md"])
+@pytest.mark.parametrize("page", ["index.md", "howto/sampler.md", "likelihood.md"])
 def test_code_on_the_page_runs(page):
     run(page)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lazysi as lz
+from lazysi import fitting
 from lazysi.fitting import rollout
 
 KEY, FRESH = jax.random.key(1), jax.random.key(9)
@@ -72,6 +73,12 @@ def test_the_key_decides_and_no_fit_is_worse_than_its_start():
     assert json.loads(wild.about)["rms"] == pytest.approx(about["rms_start"])
     for part in ("angles", "stay", "weights"):
         np.testing.assert_allclose(getattr(wild.table, part), getattr(plan.table, part), atol=SINGLE)
+
+
+def test_a_fit_ends_where_nothing_more_is_gained():
+    options = {"start": lz.learned_steps((8, 2), 2).plan(), "learning_rate": 1e3} | SMALL | {"updates": 10_000}
+    about = json.loads(lz.fit_schedule(KEY, FIELD, (8, 2), 2, **options).about)
+    assert about["updates"] == fitting.EVERY * fitting.PATIENCE
 
 
 @pytest.mark.slow
@@ -151,8 +158,12 @@ def test_what_cannot_be_saved(tmp_path):
     ("change", "sentence"),
     [
         (lambda d: d.update(kind="model"), "expected a file of kind 'lazysi schedule' or 'lazysi plan', version 1"),
-        (lambda d: d.pop("clock"), "expected a whole schedule in .*: 'clock'"),
-        (lambda d: d.update(base={"name": "Cubic"}), "expected a whole schedule in .*: a schedule of .*, got 'Cubic'"),
+        (lambda d: d.update(about=[]), r"expected a JSON object as `about` in .*, got \[\]"),
+        (lambda d: d.pop("clock"), "expected a whole schedule in .*: expected an entry `clock`, got none"),
+        (
+            lambda d: d.update(base={"name": "Cubic"}),
+            "expected a whole schedule in .*: expected a schedule of .*, got 'Cubic'",
+        ),
         (lambda d: d.update(base={"name": "Lazy", "kappa": -1.0}), "expected `kappa` of at least 0, got -1"),
         (lambda d: d["clock"].append(0.0), r"finite `clock` \(n,\) and `log_radius` \(n - 1,\), got \(4,\), \(2,\)"),
         (lambda d: d["clock"].__setitem__(0, float("nan")), "expected a whole schedule"),

@@ -38,6 +38,18 @@ def moved(tree, size):
     return jax.tree.unflatten(structure, changed)
 
 
+def test_velocities_at_the_ends_are_limits(x64):
+    """One-sided derivatives of alpha, beta at 0 and 1; finite parameter gradients where the base is infinitely fast."""
+    warped = eqx.tree_at(lambda s: s.clock, lz.learned_schedule(lz.linear()), jnp.linspace(1.0, -1.0, 6))
+    for end, inside in ((0.0, 1e-7), (1.0, 1 - 1e-7)):
+        for curve in (warped.alpha, warped.beta):
+            assert jax.grad(curve)(end) == pytest.approx(float(jax.grad(curve)(inside)), rel=1e-5)
+    fast = lz.learned_schedule(lz.lazy(0.0))
+    for end in (0.0, 1.0):
+        moved = jax.grad(lambda clock, end=end: eqx.tree_at(lambda s: s.clock, fast, clock).alpha(end))(fast.clock)
+        assert np.all(np.asarray(moved) == 0)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_learned_schedule_begins_exactly_at_its_base(name):
     base = SCHEDULES[name]()

@@ -64,16 +64,31 @@ CASES = [(target, schedule) for target in TARGETS for schedule in SCHEDULES]
 QUICK = [("mixture", "lazy(1)")]  # each case compiles an adaptive solve and its way back
 
 
+def states(field, schedule, time, count=12):
+    """Of the schedule at this time."""
+    data = field.sample(KEY, count)
+    return schedule.alpha(time) * jax.random.normal(KEY, data.shape) + schedule.beta(time) * data
+
+
+@pytest.mark.parametrize(("target", "schedule"), CASES)
+def test_closed_form(target, schedule):
+    field, schedule = TARGETS[target](), SCHEDULES[schedule]()
+    for time in jnp.asarray([1.0, 0.6]):
+        x = states(field, schedule, time)
+        found = lz.log_prob(field, x, t=time, schedule=schedule)
+        np.testing.assert_allclose(found, closed_form(field, schedule, time, x), atol=CLOSED_FORM, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("target", "schedule"), [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 )
 def test_closed_form_and_its_gradients(target, schedule):
     field, schedule = TARGETS[target](), SCHEDULES[schedule]()
     ours = with_gradients(lambda field, schedule, t, x: lz.log_prob(field, x, t=t, schedule=schedule))
-    exact, data = with_gradients(closed_form), field.sample(KEY, 12)
+    exact = with_gradients(closed_form)
     for t in (1.0, 0.6):
         time = jnp.asarray(t)
-        x = schedule.alpha(time) * jax.random.normal(KEY, data.shape) + schedule.beta(time) * data
+        x = states(field, schedule, time)
         (_, found), slopes = ours((field, schedule, time, x))
         (_, expected), true_slopes = exact((field, schedule, time, x))
         np.testing.assert_allclose(found, expected, atol=CLOSED_FORM, rtol=0)
@@ -206,8 +221,14 @@ def test_adaptive_sampling_in_chunks_with_probes():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"solver": lz.Multistep()}, "expected a one-step ODE solver .* got a multistep method"),
-        ({"frame": lz.point_frame}, "expected a one-step ODE solver .* got a multistep method"),
+        (
+            {"solver": lz.Multistep()},
+            "expected a one-step ODE solver .* got Multistep, which goes with a multistep method",
+        ),
+        (
+            {"frame": lz.point_frame},
+            "expected a one-step ODE solver .* got a `frame`, which goes with a multistep method",
+        ),
         ({"kappa": 1.0}, "expected `kappa` = 0 for `return_log_prob`, .* got 1.0"),
         ({"schedule": lz.linear, "kappa": lambda: lambda angle: angle}, "expected `kappa` = 0 for `return_log_prob`"),
         ({"schedule": lz.linear, "steps": 1}, "expected `steps` of at least 2 for `return_log_prob`"),
@@ -232,6 +253,7 @@ def test_samples_without_a_density(options, sentence):
         (jnp.zeros((1, 2)), {"solver": lz.Multistep()}, "expected a one-step Diffrax solver as `solver`"),
         (jnp.zeros((1, 2)), {"steps": 0}, "expected `steps` to be an integer of at least 1, got 0"),
         (jnp.zeros((1, 2)), {"tolerance": 0.0}, "expected `tolerance` above 0, got 0"),
+        (jnp.zeros((1, 2)), {"probes": 4}, "expected a `key` that draws the `probes`, got 4 alone"),
         (jnp.zeros((1, 2)), {"key": lambda: KEY, "probes": 0}, "expected `probes` to be an integer of at least 1"),
     ],
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lazysi.fields import Field
     from lazysi.learned import LearnedSchedule
+    from lazysi.models.classifier import PretrainedClassifier
     from lazysi.models.pretrained import PretrainedModel
     from lazysi.plans import Plan
     from lazysi.schedules import AbstractSchedule
@@ -104,6 +105,14 @@ def find_labels(text: str, network: "PretrainedModel") -> list[int] | None:
     return [numbers[part] for part in wanted]
 
 
+def check_features(classifier: "PretrainedClassifier | None", shape: tuple[int, ...]) -> None:
+    """Refuse a classifier of images of another shape."""
+    if classifier is not None and classifier.config.shape != tuple(shape):
+        raise ValueError(
+            f"expected images of the classifier's shape {classifier.config.shape}, or none as classifier, got {shape}"
+        )
+
+
 def check_dtype(dtype: str | None) -> None:
     """Refuse a --dtype that is none of those offered."""
     if dtype not in {None, "float32", "float16", "bfloat16"}:
@@ -186,16 +195,17 @@ def find_plan(
         return None, guidance
     if source == BUNDLED_PLAN:
         check_at_least(1, {"--steps": steps})
+        if kind == "schedule" and not is_given(context, "guidance"):
+            guidance = 1.0  # those that come with a model are fitted without
         find = network.plan if kind == "plan" else network.fitted_schedule
         return find(steps, kappa=kappa, guidance=None if classes is None else guidance), guidance
     plan = lz.load_plan(source) if kind == "plan" else lz.load_schedule(source)
     about, asked = json.loads(plan.about), {"steps": steps, "kappa": kappa, "guidance": guidance}
-    known = isinstance(about, dict)
     if isinstance(plan, lz.Plan):
         planned = {"steps": plan.steps, "kappa": float(plan.kappa), "guidance": guidance}
     else:  # `lz.learned_schedule` tells none
         planned = {name: about.get(name, asked[name]) for name in ("steps", "kappa")} | {"guidance": guidance}
-    if known and isinstance(about.get("guidance", ""), int | float | None):  # `lz.tune` tells none
+    if isinstance(about.get("guidance", ""), int | float | None):  # `lz.tune` tells none
         planned["guidance"] = about["guidance"] or 1.0
     for name, value in planned.items():
         if is_given(context, name) and not abs(asked[name] - value) <= PLAN_ERROR:

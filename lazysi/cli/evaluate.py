@@ -29,6 +29,7 @@ from lazysi.cli.common import (
     Steps,
     UseMoments,
     check_at_least,
+    check_features,
     conditioned,
     console,
     draw_samples,
@@ -131,7 +132,7 @@ def evaluate(
         network = None
         if samples is None:
             network = lz.load_pretrained(model)
-            _check_shape(judge, network.shape)
+            check_features(judge, network.shape)
             classes = find_labels(labels, network)
             settings, guidance = find_sampler(
                 context,
@@ -149,6 +150,8 @@ def evaluate(
             only = None if classes is None or len(set(classes)) == network.config.classes else classes
             data = None if reference == FINE else _two_draws(reference, n, seed, network.class_names, only)
             _check_alike(network.shape, data)  # before the long work
+            if data is not None and bits > (held_out := len(data[1].images)):
+                raise ValueError(f"expected --bits of at most the {held_out} images of --reference, got {bits}")
             asked = None if classes is None else np.resize(np.asarray(classes), n)
 
             def draw(times: int, settings: dict[str, Any]) -> list[Draw]:
@@ -167,18 +170,18 @@ def evaluate(
             raise ValueError(f"expected --reference to name data or a file of samples for --samples, got {FINE}")
         else:
             drawn, (again, first) = _given(samples, n), _two_draws(reference, n, seed)
-            _check_shape(judge, drawn.images.shape[1:])
+            check_features(judge, drawn.images.shape[1:])
             _check_alike(drawn.images.shape[1:], (again, first))
             about = {"samples": samples}
         about |= {"count": len(drawn.images), "reference": reference, "reference_count": len(first.images)}
-        about |= {"classifier": classifier, "seed": seed}
+        about |= {"classifier": classifier, "seed": seed} | ({"bits_count": bits} if bits else {})
         figures: dict[str, float] = {}
         if samples is None and reference == FINE and kappa == 0:  # a noise has one end point
             figures["rms"] = float(lz.metrics.rms(drawn.images, again.images))
         with console.status("measuring"):
             figures |= _measure(drawn, first, judge, seed)
             if bits and network is not None:
-                figures["bits_per_dimension"] = _bits(network, again, bits, seed, guidance)
+                figures["bits_per_dimension"] = _bits(network, first, bits, seed, guidance)
             beside = _measure(again, first, judge, seed)
         _report(figures, beside)
         if out is not None:
@@ -228,13 +231,6 @@ def _bits(network: "PretrainedModel", draw: Draw, count: int, seed: int, guidanc
         labels = draw.labels[:count].tolist()
     field = conditioned(network, labels, len(images), guidance)
     return float(lz.bits_per_dimension(jax.random.key(seed), field, images).mean())
-
-
-def _check_shape(classifier: "PretrainedClassifier | None", shape: tuple[int, ...]) -> None:
-    if classifier is not None and classifier.config.shape != tuple(shape):
-        raise ValueError(
-            f"expected images of the classifier's shape {classifier.config.shape}, or --classifier none, got {shape}"
-        )
 
 
 def _check_alike(shape: tuple[int, ...], draws: Draws | None) -> None:

@@ -17,6 +17,7 @@ from lazysi.cli.common import (
     OneSentence,
     Steps,
     check_at_least,
+    check_features,
     conditioned,
     find_labels,
     find_schedule,
@@ -83,6 +84,7 @@ def fit_schedule(
         field = conditioned(network, classes, n, guidance)
         begin = _find_start(start, network, steps, kappa, guidance if guided else None)
         judge = None if features == NO_FEATURES else lz.load_classifier(features)
+        check_features(judge, network.shape)
         clock = time.perf_counter()
         with progress_of("fitting", updates) as progress:
             fitted = lz.fit_schedule(
