@@ -178,7 +178,7 @@ def test_orders_of_convergence(frame, method):
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("kappa", [0.0, 1.0])
-@pytest.mark.parametrize("steps", [2, 3, 8])
+@pytest.mark.parametrize("steps", [2, pytest.param(3, marks=pytest.mark.slow), 8])
 def test_float32_follows_float64(frame, kappa, steps):
     draws = []
     for wide in (False, True):
