@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=128, help="samples")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
-    count, steps_list, fine = (4, (2, 4), 8) if arguments.smoke else (arguments.count, STEPS, FINE)
+    count, steps_list, fine = (4, (2,), 4) if arguments.smoke else (arguments.count, STEPS, FINE)
 
     model = lz.load_pretrained("fashion-mnist")
     field = model.field(jnp.arange(count) % model.config.classes)

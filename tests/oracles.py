@@ -28,6 +28,7 @@ SCHEDULES: dict[str, Callable[[], lz.AbstractSchedule]] = {
 STARTS_AT_POINT = {"lazy(0.25)", "lazy(0.5)", "point_mass", "lazy(3)"}  # radius 0 at t = 0
 SHORT_OF_NOISE = {"variance_preserving", "variance_exploding"}  # angle above 0 at t = 0
 SHORT_OF_DATA = {"variance_exploding"}  # angle below pi/2 at t = 1
+FEW = ("linear", "variance_preserving", "variance_exploding", "lazy(0.5)", "from_functions")  # for every run
 FULL_RANGE = [name for name in SCHEDULES if name not in SHORT_OF_NOISE | SHORT_OF_DATA]
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "interpolants.json").read_text())

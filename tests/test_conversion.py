@@ -21,6 +21,7 @@ from oracles import (
     plane_mixture,
     relative_error,
 )
+from selection import slow_but
 
 import lazysi as lz
 from lazysi.schedules import derivatives
@@ -345,7 +346,9 @@ def recorded_path(schedule, field, ts, x, kappa, key):
     return jnp.concatenate([x[None], jax.lax.scan(step, x, (ts[:-1], ts[1:], keys))[1]])
 
 
-@pytest.mark.parametrize("name", ["linear", "point_mass", "variance_exploding", "shifted(linear, 3)"])
+@pytest.mark.parametrize(
+    "name", slow_but({"linear", "point_mass"}, ["linear", "point_mass", "variance_exploding", "shifted(linear, 3)"])
+)
 @pytest.mark.parametrize("kappa", [0.5, 1.0, lambda angle: 0.2 + angle])
 def test_replay_with_the_same_kappa_returns_the_path(x64, name, kappa):
     schedule, field = SCHEDULES[name](), plane_mixture()

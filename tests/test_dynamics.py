@@ -15,6 +15,7 @@ from oracles import (
     plane_mixture,
     relative_error,
 )
+from selection import slow_but
 
 import lazysi as lz
 from lazysi.dynamics import diffusion_coefficient, predict
@@ -114,7 +115,7 @@ def test_lazy_drift_of_standard_normal_data_is_zero(x64, kappa):
     assert float(jnp.abs(drift(times)).max()) < ZERO
 
 
-@ALL
+@pytest.mark.parametrize("name", slow_but(FEW, SCHEDULES))
 def test_marginals_satisfy_the_fokker_planck_equation(x64, name):
     """d log p / dt = -div b - b . s + eps (div s + |s|^2), for every kappa: an oracle for b, s and eps* at once."""
     schedule, field = SCHEDULES[name](), plane_mixture()
@@ -179,7 +180,7 @@ def test_kappa_may_be_a_function_of_the_angle(x64, name):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name not in SHORT_OF_DATA])
+@pytest.mark.parametrize("name", slow_but(FEW, [name for name in SCHEDULES if name not in SHORT_OF_DATA]))
 def test_terms_of_a_schedule_carry_the_flow(x64, name):
     """Data N(m, s^2) under the flow keep their standardised state; Diffrax solves it to its tolerance."""
     schedule, field = SCHEDULES[name](), lz.targets.gaussian([1.0, -0.5], [0.3, 2.0])

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import FULL_RANGE, SCHEDULES, SHORT_OF_DATA, SHORT_OF_NOISE, STARTS_AT_POINT, plane_mixture
+from oracles import FEW, FULL_RANGE, SCHEDULES, SHORT_OF_DATA, SHORT_OF_NOISE, STARTS_AT_POINT, plane_mixture
+from selection import slow_but
 
 import lazysi as lz
 from lazysi.fields import PerSample, select, unit_velocity
@@ -40,7 +41,7 @@ def assert_predictions(found, expected, tolerance):
     np.testing.assert_allclose(found.data, expected.data, rtol=tolerance, atol=tolerance)
 
 
-@ALL
+@pytest.mark.parametrize("name", slow_but(FEW, SCHEDULES))
 def test_every_network_gives_the_same_field(x64, name):
     schedule, exact = SCHEDULES[name](), plane_mixture()
     fields = [dress(network(kind, schedule, exact), schedule) for kind, dress in DRESS.items()]

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from oracles import SCHEDULES, plane_mixture
+from selection import slow_but
 
 import lazysi as lz
 from lazysi.fitting import rollout
@@ -59,7 +60,7 @@ def test_a_learned_schedule_begins_exactly_at_its_base(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["linear", "variance_exploding", "point_mass"])
+@pytest.mark.parametrize("name", slow_but({"variance_exploding"}, ["linear", "variance_exploding", "point_mass"]))
 def test_whatever_the_parameters_the_angle_rises_and_the_ends_stay(name):
     base, t = SCHEDULES[name](), jnp.linspace(0, 1, 201)
     learned = moved(lz.learned_schedule(base), 1.0)
@@ -78,7 +79,7 @@ def test_whatever_the_parameters_the_angle_rises_and_the_ends_stay(name):
         assert learned.time(outside) == base.time(outside)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but({"default", "UniPC-2"}, METHODS))
 def test_learned_steps_begin_exactly_at_their_method(name):
     learned = METHODS[name]()
     known = learned.method(learned.angles())

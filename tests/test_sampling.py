@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from selection import slow_but
 
 import lazysi as lz
 
@@ -44,11 +45,6 @@ SOLVERS = {
     "SEA": diffrax.SEA,
 }
 WEIGHTS, MEANS, STDS = np.array([0.4, 0.6]), np.array([[-1.0, 0.5], [1.5, -0.5]]), np.array([0.25, 0.4])
-
-
-def slow_but(fast, names):
-    """Parameters, slow ones but for the names given."""
-    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 
 
 def two_modes():
@@ -368,7 +364,7 @@ SWEEPS = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", slow_but({"kappa", "schedule", "chunks"}, SWEEPS))
 def test_a_sweep_compiles_once(name):
     calls = _Calls()
     results = []
