@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import (
+    FEW,
     REFERENCE,
     SCHEDULES,
     SHORT_OF_DATA,

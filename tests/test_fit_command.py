@@ -112,7 +112,7 @@ def test_bundled_schedules_are_without_guidance(tmp_path):
     arguments = ["-n", 1, "--labels", "all", "--schedule", "bundled", "--steps", 4, "--out", tmp_path / "x.npz"]
     assert run("sample", *arguments).exit_code == 0
     with np.load(tmp_path / "x.npz") as stored:
-        assert json.loads(str(stored["about"]))["guidance"] == 1.0
+        assert json.loads(str(stored["about"]))["guidance"] is None
     check_refused(run("sample", *arguments, "--guidance", 2), "expected one of the bundled schedules (fashion-mnist-4")
 
 

@@ -165,7 +165,10 @@ def test_what_cannot_be_saved(tmp_path):
             "expected a whole schedule in .*: expected a schedule of .*, got 'Cubic'",
         ),
         (lambda d: d.update(base={"name": "Lazy", "kappa": -1.0}), "expected `kappa` of at least 0, got -1"),
-        (lambda d: d["clock"].append(0.0), r"finite `clock` \(n,\) and `log_radius` \(n - 1,\), got \(4,\), \(2,\)"),
+        (
+            lambda d: d["clock"].append(0.0),
+            r"expected finite `clock` .*, got \(4,\) and \(2,\)",
+        ),
         (lambda d: d["clock"].__setitem__(0, float("nan")), "expected a whole schedule"),
     ],
 )
