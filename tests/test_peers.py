@@ -1,4 +1,4 @@
-"""The samplers of other libraries as the benchmarks call them, on a law that is known, where the libraries are installed."""
+"""Other libraries' samplers as the benchmarks call them, on a normal law, where the libraries are installed."""
 
 import importlib.util
 from pathlib import Path
