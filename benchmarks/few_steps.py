@@ -13,13 +13,14 @@ largest that is not above. Ours: the default, untuned; some of its methods on th
 noise, those of the package for the bundled network.
 
 Every run on all samples is a row of results/few_steps.csv, with the standard error of its RMS over samples (by the
-bootstrap). The best of each sampler are in results/few_steps_best.csv and results/few_steps.png, and ours over the best
-of others in results/few_steps_ratios.csv; its standard errors take the two RMS for independent, which is too large,
-because samples that are hard for one sampler are hard for all. "Untuned" has no figure where a baseline has not been
-run on equal steps. Samplers whose library is not installed are left out.
+bootstrap) and the correlation of its squared errors with those of the default and of the plan: samples that are hard
+for one sampler are hard for all. The best of each sampler are in results/few_steps_best.csv and results/few_steps.png,
+and ours over the best of others, with standard errors from these, in results/few_steps_ratios.csv. "Untuned" has no
+figure where a baseline has not been run on equal steps. Samplers whose library is not installed are left out.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,8 @@ RESAMPLED = 200  # times, for standard errors
 
 
 class Row(NamedTuple):
-    """A run: at most `budget` evaluations were allowed, `evaluations` made; `error` is the RMS's standard error."""
+    """A run: at most `budget` evaluations were allowed, `evaluations` made; `error` is the RMS's standard error, and
+    the last two are correlations over samples of the squared error with that of the default and of the plan."""
 
     field: str
     kind: str
@@ -57,33 +59,64 @@ class Row(NamedTuple):
     rms: float
     error: float
     budget: int
+    with_default: float
+    with_plan: float
 
 
 COLUMNS = ("field", "kind", "sampler", "grid", "evaluations", "samples", "RMS", "standard error", "budget")
+COLUMNS += ("with default", "with plan")
 FILE = RESULTS / "few_steps.csv"
 
 
-def rms_with_error(samples: np.ndarray, end: np.ndarray) -> tuple[float, float]:
-    """RMS distance, and its standard error over samples."""
-    squares = np.mean((samples - end[: len(samples)]) ** 2, axis=tuple(range(1, samples.ndim)), dtype=np.float64)
+def rms_with_error(squares: np.ndarray) -> tuple[float, float]:
+    """RMS of samples whose mean squares are given, and its standard error."""
     resampled = np.random.RandomState(0).choice(squares, (RESAMPLED, len(squares)))
     return float(np.sqrt(squares.mean())), float(np.sqrt(resampled.mean(axis=1)).std())
 
 
-def run_grids(case: Case, sampler: Sampler, end: np.ndarray) -> list[Row]:
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """NaN where one is constant or not finite."""
+    if not (np.isfinite(first).all() and np.isfinite(second).all() and first.std() and second.std()):
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+class Errors:
+    """Squared distances of samples to their fine-grid end points, for the samplers at one number of evaluations."""
+
+    def __init__(self, case: Case, end: np.ndarray, samplers: list[Sampler]) -> None:
+        self.case, self.end = case, end
+        self.samplers = {sampler.name: sampler for sampler in samplers}
+        self.of_ours = functools.cache(self._of_ours)
+
+    def run(self, sampler: Sampler, grid: str, count: int) -> tuple[np.ndarray, int]:
+        """Mean squares of the first samples, and the evaluations that were made."""
+        samples, evaluations = self.case.attempt(sampler, grid, count)
+        differences = (samples - self.end[:count]).reshape(count, -1).astype(np.float64)
+        return np.mean(differences**2, axis=1), evaluations
+
+    def _of_ours(self, name: str) -> np.ndarray:
+        """Of the default or the plan, on all samples; NaN where there is no plan."""
+        if name not in self.samplers:
+            return np.full(self.case.count, np.nan)
+        sampler = self.samplers[name]
+        return self.run(sampler, sampler.grids[0], self.case.count)[0]
+
+    def row(self, sampler: Sampler, grid: str) -> Row:
+        squares, evaluations = self.run(sampler, grid, self.case.count)
+        head = (self.case.problem.name, sampler.kind, sampler.name, grid, evaluations, self.case.count)
+        shared = (correlation(squares, self.of_ours(name)) for name in ("default", "plan"))
+        return Row(*head, *rms_with_error(squares), sampler.budget, *shared)
+
+
+def run_grids(errors: Errors, sampler: Sampler) -> list[Row]:
     """Rows of all grids, or on a large field of the `KEPT` best on the first samples and the untuned one."""
-    name, grids = case.problem.name, sampler.grids
-    screen = SCREEN.get(name, SCREEN_ELSE)
-    if screen is not None and screen < case.count and len(grids) > KEPT and sampler.name not in ADAPTIVE:
-        errors = {grid: rms_with_error(case.attempt(sampler, grid, screen).samples, end)[0] for grid in grids}
-        best = sorted(errors, key=lambda grid: np.nan_to_num(errors[grid], nan=np.inf))[:KEPT]
+    grids, screen = sampler.grids, SCREEN.get(errors.case.problem.name, SCREEN_ELSE)
+    if screen is not None and screen < errors.case.count and len(grids) > KEPT and sampler.name not in ADAPTIVE:
+        found = {grid: errors.run(sampler, grid, screen)[0].mean() for grid in grids}
+        best = sorted(found, key=lambda grid: np.nan_to_num(found[grid], nan=np.inf))[:KEPT]
         grids = tuple(grid for grid in grids if grid in best or grid == UNTUNED)
-    rows = []
-    for grid in grids:
-        samples, evaluations = case.attempt(sampler, grid, case.count)
-        measured = rms_with_error(samples, end)
-        rows.append(Row(name, sampler.kind, sampler.name, grid, evaluations, case.count, *measured, sampler.budget))
-    return rows
+    return [errors.row(sampler, grid) for grid in grids]
 
 
 def missing_grids(rows: list[Row], case: Case, sampler: Sampler) -> tuple[str, ...]:
@@ -108,12 +141,13 @@ def measure(
         case = Case(name, counts[name], seed=SEED, trials=trials, cache=cache)
         end = reference(case.problem, case.field(case.count), case.noise, cache).end
         for n in wanted:
-            for sampler in case.samplers(n):
+            errors = Errors(case, end, list(case.samplers(n)))
+            for sampler in errors.samplers.values():
                 grids = missing_grids(rows, case, sampler)
                 if not grids:
                     continue
                 begin = time.perf_counter()
-                new = run_grids(case, sampler._replace(grids=grids), end)
+                new = run_grids(errors, sampler._replace(grids=grids))
                 best = min(new, key=lambda row: np.nan_to_num(row.rms, nan=np.inf))
                 print(*best, f"{time.perf_counter() - begin:.1f} s", flush=True)
                 rows += new
@@ -165,13 +199,15 @@ def ratios(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) -> li
 
 
 def ratio(ours: list[Row], baselines: list[Row]) -> tuple[float, float]:
-    """Least RMS of ours over that of the baselines, and its standard error for independent errors."""
+    """Least RMS of ours over that of the baselines, and its standard error by the delta method."""
     pair = [[row for row in side if np.isfinite(row.rms)] for side in (ours, baselines)]
     if not all(pair):
         return float("nan"), float("nan")
     mine, theirs = (min(side, key=lambda row: row.rms) for side in pair)
     value = mine.rms / theirs.rms
-    return value, value * float(np.hypot(mine.error / mine.rms, theirs.error / theirs.rms))
+    a, b = mine.error / mine.rms, theirs.error / theirs.rms
+    shared = np.nan_to_num(theirs.with_default if mine.sampler == "default" else theirs.with_plan)
+    return value, value * float(np.sqrt(a**2 + b**2 - 2 * shared * a * b))
 
 
 def draw(rows: list[list[object]], budgets: list[int], file: Path) -> None:
