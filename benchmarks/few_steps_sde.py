@@ -7,15 +7,17 @@
 
 Against three draws of the sampler's own fine-grid law: sliced 2-Wasserstein distance W and Frechet distance in features
 (the classifier's for Fashion-MNIST, the values themselves elsewhere), what the draws have between them (the floor), and
-total standard deviation; means over draws and pairs of draws. Every sampler on all its grids with the first 1,000 samples, of which the best three are
-kept; with all samples, on those three, the samplers in `FINAL` and the best baseline beside them. Rows are in
-results/few_steps_sde.csv and are not run again.
+total standard deviation; means over draws and pairs of draws. Every sampler on all its grids with the first 1,000
+samples, of which the best three are kept; with all samples, on those three, the samplers in `FINAL` and the best
+baseline beside them. Rows are in results/few_steps_sde.csv and are not run again.
 
 Excess. Even a sampler with the right law has the floor as its distance, because draws are finite. To leading order the
 draws add to W^2, not to W, so that the unbiased excess is W^2 - floor^2, here as a signed root (negative where the
 samples are nearer than a draw of the law would be, by chance or as below); the Frechet distance is a square already,
 and its excess is the difference. A law that is too narrow lowers the distance to a finite draw, whose own spread then
 counts only once, so that the standard deviation over that of the law has to be read beside it: it is in the tables too.
+What a draw of the law has for an excess by chance is estimated from the three draws, roughly: ratios near that of "a
+draw of the law" to the baseline decide nothing.
 
 The best of each sampler are in results/few_steps_sde_best.csv; results/few_steps_sde_ratios.csv has the excess of the
 default and of the plan over that of SDE-DPM-Solver++(2M), the better of ours and diffusers' on its best grid, and over
@@ -60,6 +62,7 @@ class Row(NamedTuple):
     samples: int
     sliced: float
     sliced_floor: float
+    sliced_chance: float
     frechet: float
     frechet_floor: float
     std: float
@@ -80,8 +83,8 @@ class Row(NamedTuple):
         return self.std / self.law_std
 
 
-COLUMNS = ("field", "kappa", "kind", "sampler", "grid", "evaluations", "samples", "sliced W2", "its floor", "Frechet")
-COLUMNS += ("its floor", "std", "std of the law")
+COLUMNS = ("field", "kappa", "kind", "sampler", "grid", "evaluations", "samples", "sliced W2", "its floor")
+COLUMNS += ("excess by chance", "Frechet", "its floor", "std", "std of the law")
 
 
 class Laws:
@@ -92,10 +95,17 @@ class Laws:
         draws = [case.fine(seed, steps) for seed in LAW_SEEDS]
         self.draws = [(draw, self.features(draw)) for draw in draws]
         self.floor = functools.cache(self._floor)
+        self.chance = functools.cache(self._chance)
 
     def _floor(self, count: int) -> tuple[float, float]:
         """Distances between the first samples of two draws, over all pairs."""
         return mean_distances(itertools.combinations(self.first(count), 2))
+
+    def _chance(self, count: int) -> float:
+        """Root of the size of a draw's own excess, that of its squared distances to the others over the floor."""
+        draws = self.first(count)
+        squares = [mean_distances((draw, y) for y in draws if y is not draw)[0] ** 2 for draw in draws]
+        return float(np.sqrt(np.std(squares)))
 
     def first(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """The first samples of every draw, and their features."""
@@ -112,7 +122,7 @@ class Laws:
         head = (self.case.problem.name, self.case.kappa, sampler.kind, sampler.name, grid, sampler.budget, count)
         law_std = float(np.mean([metrics.total_std(law) for law, _ in laws]))
         floor = self.floor(count)
-        return Row(*head, sliced, floor[0], frechet, floor[1], std, law_std)
+        return Row(*head, sliced, floor[0], self.chance(count), frechet, floor[1], std, law_std)
 
 
 def mean_distances(pairs: Iterable[tuple[tuple[np.ndarray, np.ndarray], ...]]) -> tuple[float, float]:
@@ -210,6 +220,9 @@ def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]
                     table.append([field, f"{kappa:g}", ours, label, name, *line])
             spreads = [least(mine[n], "std_ratio") for n in budgets]
             table.append([field, f"{kappa:g}", ours, "the law", "total std", *spreads])
+        excess = {n: least([row for row in here[n] if SOLVER in row.sampler], "sliced_excess") for n in budgets}
+        line = [ratio(least(here[n], "sliced_chance"), excess[n]) for n in budgets]
+        table.append([field, f"{kappa:g}", "a draw of the law", SOLVER, "sliced W2 excess", *line])
         nearest = {n: by_excess([row for row in here[n] if SOLVER in row.sampler])[:1] for n in budgets}
         spreads = [least(nearest[n], "std_ratio") for n in budgets]
         table.append([field, f"{kappa:g}", SOLVER, "the law", "total std", *spreads])
