@@ -2,7 +2,7 @@
 
     pip install -e '.[parity]'
     python benchmarks/few_steps.py                       # first: it finds the best grid of every sampler
-    python benchmarks/few_steps_frechet.py --fields fashion-mnist      # hours on two cores
+    python benchmarks/few_steps_frechet.py --fields fashion-mnist      # two hours on two cores
     python benchmarks/few_steps_frechet.py --report                    # tables and figure of what there is
 
 The default, the plan, and the best baselines, against an accurate solution (order 3, 200 steps) from the same noise:
@@ -28,7 +28,6 @@ from _samplers import CACHE, LAW_STEPS, TRIALS, Case, Sampler, cached, features_
 from few_steps import FILE as RMS_FILE  # noqa: E402
 from few_steps import Row as RMSRow  # noqa: E402
 from few_steps import compared, sample_counts  # noqa: E402
-from few_steps import measure as measure_rms  # noqa: E402
 
 from lazysi import metrics  # noqa: E402
 
@@ -185,14 +184,12 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
-    count = arguments.count
+    count, of_rms = arguments.count, read_rows(RMS_FILE, RMSRow)
     if arguments.smoke:
-        count, counts = 64, sample_counts(16)
-        of_rms = measure_rms(["mixture"], (3,), counts, 2, None)
-        rows = measure(["mixture"], [3], count, 16, 2, of_rms, counts, None)
+        count = 64
+        rows = measure(["mixture"], [4], count, 16, 2, of_rms, sample_counts(None), None)
     else:
-        names, of_rms = [] if arguments.report else arguments.fields, read_rows(RMS_FILE, RMSRow)
-        wanted, trials = arguments.evaluations, arguments.trials
+        names, wanted, trials = [] if arguments.report else arguments.fields, arguments.evaluations, arguments.trials
         rows = measure(names, wanted, count, LAW_STEPS, trials, of_rms, sample_counts(None), FILE)
     budgets = sorted({row.budget for row in rows})
     shown = [row for row in rows if row.samples >= count]

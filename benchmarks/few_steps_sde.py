@@ -1,9 +1,9 @@
 """Whose law is nearest in few steps of the SDE? Samplers of others and ours, on the same fields.
 
     pip install -e '.[parity]'
-    python benchmarks/few_steps_sde.py --fields mixture "digits density" digits    # an hour on two cores
-    python benchmarks/few_steps_sde.py                                             # all fields: many hours
-    python benchmarks/few_steps_sde.py --report                                    # tables and figure of what there is
+    python benchmarks/few_steps_sde.py --fields mixture --kappa 1    # a quarter of an hour on two cores
+    python benchmarks/few_steps_sde.py                               # hours for each field; goes on where stopped
+    python benchmarks/few_steps_sde.py --report                      # tables and figure of what there is
 
 Against three draws of the sampler's own fine-grid law: sliced 2-Wasserstein distance W and Frechet distance in features
 (the classifier's for Fashion-MNIST, the values themselves elsewhere), what the draws have between them (the floor), and
