@@ -2,7 +2,7 @@
 
     problem = PROBLEMS["digits density"]
     field = problem.field(count)                        # classes in turn where the network has classes
-    noise = start_noise(problem, field, count)          # that of lz.sample with the same key
+    noise = start_noise(problem, count)                 # that of lz.sample with the same key
     end = reference(problem, field, noise, folder)      # fine-grid end point, kept in `folder`
     velocity = Velocity(field)                          # velocity(t, x) on NumPy arrays, counts velocity.calls
 
@@ -29,7 +29,7 @@ from _digits import NETWORK, load_digits
 import lazysi as lz
 from lazysi.fields import Field, unit_velocity
 
-__all__ = ["PROBLEMS", "Problem", "Reference", "Velocity", "reference", "start_noise"]
+__all__ = ["PROBLEMS", "DataPrediction", "Problem", "Reference", "Velocity", "reference", "start_noise"]
 
 BANDWIDTH = 0.1  # of the density of the digits, whose pixels lie in [-1, 1]
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}  # RMS between the reference and one of half as many steps
@@ -79,15 +79,39 @@ class Velocity:
         return np.asarray(_velocity(self.field, jnp.asarray(angle), jnp.asarray(x) / jnp.asarray(radius, x.dtype)))
 
 
+class DataPrediction:
+    """Data prediction at a unit state on NumPy arrays, asked in the problem's dtype.
+
+    Args:
+        field: to ask; for networks with one label per sample, u has to be that batch.
+        dtype: of the states that the field takes.
+
+    Attributes:
+        calls: evaluations so far.
+    """
+
+    def __init__(self, field: Field, dtype: np.dtype) -> None:
+        self.field, self.dtype, self.calls = field, dtype, 0
+
+    def __call__(self, angle: float, u: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return np.asarray(_data(self.field, jnp.asarray(float(angle)), jnp.asarray(u, self.dtype)), np.float64)
+
+
 @eqx.filter_jit
 def _velocity(field: Field, angle: jax.Array, u: jax.Array) -> jax.Array:
     noise, data = field(angle, u)
     return data - noise
 
 
-def start_noise(problem: Problem, field: Field, count: int, seed: int = 0) -> np.ndarray:
-    """The standard normal start of `lz.sample(jax.random.key(seed), field, (count, *problem.event))`."""
-    shape = (count, *problem.event)
+@eqx.filter_jit
+def _data(field: Field, angle: jax.Array, u: jax.Array) -> jax.Array:
+    return field(angle, u).data
+
+
+def start_noise(problem: Problem, count: int, seed: int = 0) -> np.ndarray:
+    """The standard normal start of `lz.sample(jax.random.key(seed), field, (count, *problem.event))`, any field."""
+    shape, field = (count, *problem.event), lz.targets.gaussian(jnp.zeros(problem.event), 1.0)
     _, states = lz.sample_path(jax.random.key(seed), field, shape, steps=1, dtype=problem.dtype)
     return np.asarray(states[0])
 

@@ -33,16 +33,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["GRIDS", "PEERS", "Peer", "Run", "angles", "available", "solve"]
+import lazysi as lz
+
+__all__ = ["GRIDS", "NOISE_GRIDS", "PEERS", "TOLERANCES", "Peer", "Run", "angles", "available", "solve"]
 
 Velocity = Callable[[float, np.ndarray], np.ndarray]
 
-SHIFTS = (0.5, 1.0, 2.0, 3.0, 4.5)
+SHIFTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.5)
 SHIFT_GRIDS = tuple(f"shift {shift:g}" for shift in SHIFTS)
+NOISE_GRIDS = (*SHIFT_GRIDS, "angle", "beta", "log SNR", "karras 80")  # begin at pure noise
+SCALED_GRIDS = ("karras", "exponential")  # begin at a noise level below 1, from the start noise times that level
 LATE_GRIDS = tuple(
     f"{grid} from {level}" for grid in ("shift 0.5", "shift 1", "shift 2", "angle") for level in (0.99, 0.98, 0.95)
 )
-GRIDS = (*SHIFT_GRIDS, "angle", "karras", "exponential", "beta", *LATE_GRIDS)
+GRIDS = (*NOISE_GRIDS, *SCALED_GRIDS, *LATE_GRIDS)
 TOLERANCES = ("1e-1", "1e-2", "1e-3", "1e-4")
 LAST_LEVEL = 1e-3  # noise level at which azula's schedules and SA-Solver end by construction
 SIGMA_MIN, SIGMA_MAX = 0.01, 157.0  # noise-to-data ratios between which diffusers lays its Karras and exponential grids
@@ -130,7 +134,8 @@ def angles(grid: str | np.ndarray, steps: int) -> np.ndarray:
 
     "shift s" are equal steps of linear time with the noise-to-data ratio multiplied by s, "angle" equal steps of the
     angle, "karras" and "exponential" the noise-to-data ratios between 157 and 0.01 of those names (a power law with
-    exponent 7, equal steps of the logarithm), "beta" noise levels at the quantiles of a Beta(0.6, 0.6) distribution.
+    exponent 7, equal steps of the logarithm), "beta" noise levels at the quantiles of a Beta(0.6, 0.6) distribution,
+    "log SNR" and "karras 80" those of `lazysi.grids`, between pure noise and pure data.
     "... from s" is such a grid shrunk to start at noise level s < 1, where the start noise is taken for the state:
     wrong by (1 - s) data, and yet better in few steps for the multistep methods, whose polynomials in the logarithm of
     the noise-to-data ratio make nothing of what is known at infinity.
@@ -147,12 +152,15 @@ def angles(grid: str | np.ndarray, steps: int) -> np.ndarray:
     ramp = np.linspace(0, 1, steps + 1)
     if grid == "angle":
         return ramp * (np.pi / 2)
+    if grid in {"log SNR", "karras 80"}:
+        make = lz.grids.uniform_log_snr if grid == "log SNR" else lz.grids.karras
+        return np.append(np.asarray(make(steps), np.float64)[:-1], np.pi / 2)
     if grid == "beta":
         from scipy.stats import beta
 
         sigmas = np.append(1e-3 + (1 - 1e-3) * beta.ppf(1 - np.linspace(0, 1, steps), 0.6, 0.6), 0)
         return np.arctan2(1 - sigmas, sigmas)
-    if grid in {"karras", "exponential"}:
+    if grid in SCALED_GRIDS:
         ramp = np.linspace(0, 1, steps)
         if grid == "karras":
             first, last = SIGMA_MAX ** (1 / 7), SIGMA_MIN ** (1 / 7)
@@ -181,7 +189,7 @@ def _shift(grid: str | np.ndarray) -> float | None:
 
 def _start(grid: str | np.ndarray, level: float, x: Any) -> Any:
     """The Karras and exponential grids start below noise level 1, from the start noise at that level."""
-    return level * x if isinstance(grid, str) and grid in {"karras", "exponential"} else x
+    return level * x if isinstance(grid, str) and grid in SCALED_GRIDS else x
 
 
 def _multistep(
@@ -392,7 +400,7 @@ def _any(nfe: int) -> int:
     return 0
 
 
-_ALL_GRIDS, _ODE, _SDE = GRIDS[: -len(LATE_GRIDS)], (0.0,), (1.0,)
+_FULL_GRIDS, _ODE, _SDE = (*NOISE_GRIDS, *SCALED_GRIDS), (0.0,), (1.0,)
 PEERS = {
     peer.name: peer
     for peer in (
@@ -401,12 +409,12 @@ PEERS = {
         Peer("diffusers DPM-Solver++(3M)", "diffusers", GRIDS, _all, _ODE, _dpm(3)),
         Peer("diffusers UniPC-2", "diffusers", GRIDS, _all, _ODE, _unipc(2)),
         Peer("diffusers UniPC-3", "diffusers", GRIDS, _all, _ODE, _unipc(3)),
-        Peer("diffusers flow Euler", "diffusers", _ALL_GRIDS, _all, _ODE, _flow_euler),
-        Peer("diffusers flow Heun", "diffusers", _ALL_GRIDS, _odd, _ODE, _flow_heun),
+        Peer("diffusers flow Euler", "diffusers", GRIDS, _all, _ODE, _flow_euler),
+        Peer("diffusers flow Heun", "diffusers", GRIDS, _odd, _ODE, _flow_heun),
         Peer(
             "flow_matching midpoint",
             "flow_matching",
-            _ALL_GRIDS,
+            GRIDS,
             _even,
             _ODE,
             functools.partial(_flow_matching, "midpoint", 2, False),
@@ -414,7 +422,7 @@ PEERS = {
         Peer(
             "flow_matching Euler, cosine transform",
             "flow_matching",
-            _ALL_GRIDS,
+            GRIDS,
             _all,
             _ODE,
             functools.partial(_flow_matching, "euler", 1, True),
@@ -423,7 +431,7 @@ PEERS = {
             Peer(
                 f"azula {kind}-{order}",
                 "azula",
-                _ALL_GRIDS,
+                GRIDS,
                 _all,
                 _ODE,
                 functools.partial(run_azula, f"{kind}Sampler", {"order": order}),
@@ -431,20 +439,20 @@ PEERS = {
             for kind, order in (("vAB", 2), ("vAB", 3), ("zAB", 2), ("zEAB", 2), ("zEAB", 3), ("xEAB", 2), ("xEAB", 3))
         ),
         Peer("torchdiffeq dopri5", "torchdiffeq", TOLERANCES, _any, _ODE, _dopri5, arrays=False),
-        Peer("diffusers SDE-DPM-Solver++(1)", "diffusers", _ALL_GRIDS, _all, _SDE, _dpm(1, "sde-dpmsolver++")),
-        Peer("diffusers SDE-DPM-Solver++(2M)", "diffusers", _ALL_GRIDS, _all, _SDE, _dpm(2, "sde-dpmsolver++")),
+        Peer("diffusers SDE-DPM-Solver++(1)", "diffusers", _FULL_GRIDS, _all, _SDE, _dpm(1, "sde-dpmsolver++")),
+        Peer("diffusers SDE-DPM-Solver++(2M)", "diffusers", GRIDS, _all, _SDE, _dpm(2, "sde-dpmsolver++")),
         Peer(
             "diffusers SDE-DPM-Solver++(2M), heun",
             "diffusers",
-            _ALL_GRIDS,
+            GRIDS,
             _all,
             _SDE,
             _dpm(2, "sde-dpmsolver++", solver_type="heun"),
         ),
-        Peer("diffusers SA-Solver, order 1", "diffusers", _ALL_GRIDS, _all, (), _sa_solver(1, 1)),
-        Peer("diffusers SA-Solver, order 2", "diffusers", _ALL_GRIDS, _all, (), _sa_solver(2, 2)),
-        Peer("azula DDPM", "azula", _ALL_GRIDS, _all, _SDE, functools.partial(run_azula, "DDPMSampler", {})),
-        Peer("azula DDIM", "azula", _ALL_GRIDS, _all, (), functools.partial(run_azula, "DDIMSampler", {})),
-        Peer("azula Ito", "azula", _ALL_GRIDS, _all, (), functools.partial(run_azula, "ItoSampler", {})),
+        Peer("diffusers SA-Solver, order 1", "diffusers", _FULL_GRIDS, _all, (), _sa_solver(1, 1)),
+        Peer("diffusers SA-Solver, order 2", "diffusers", _FULL_GRIDS, _all, (), _sa_solver(2, 2)),
+        Peer("azula DDPM", "azula", _FULL_GRIDS, _all, _SDE, functools.partial(run_azula, "DDPMSampler", {})),
+        Peer("azula DDIM", "azula", _FULL_GRIDS, _all, (), functools.partial(run_azula, "DDIMSampler", {})),
+        Peer("azula Ito", "azula", _FULL_GRIDS, _all, (), functools.partial(run_azula, "ItoSampler", {})),
     )
 }

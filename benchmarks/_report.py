@@ -2,9 +2,9 @@
 
 import csv
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
@@ -40,21 +41,44 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], fi
         with (RESULTS / file).open("w", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(columns)
-            writer.writerows([[f"{c:.6g}" if isinstance(c, float) else c for c in row] for row in rows])
+            writer.writerows(cells(rows))
 
 
-def read_rows(path: Path | None) -> list[list[str]]:
-    """Rows of a CSV file without the names of its columns; none where there is no file."""
+def read_rows(path: Path | None, kind: type[Row]) -> list[Row]:
+    """Rows of a CSV file as named tuples of this kind, whose annotations are types; none where there is no file."""
     if path is None or not path.exists():
         return []
+    types = kind.__annotations__.values()
     with path.open(newline="") as handle:
-        return list(csv.reader(handle))[1:]
+        return [
+            kind(*(read(cell) for read, cell in zip(types, cells, strict=True)))
+            for cells in list(csv.reader(handle))[1:]
+        ]
 
 
-def append_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Add rows to a CSV file, which begins with the names of its columns."""
+def append_rows(path: Path | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Add rows to a CSV file, which begins with the names of its columns; nothing where there is no path."""
+    if path is None:
+        return
     with path.open("a", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         if handle.tell() == 0:
             writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows(cells(rows))
+
+
+def cells(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Rows as they are written: floats in six digits."""
+    return [[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+
+
+def chosen_count(rows: Iterable[Any], count: int) -> int:
+    """`count` if there are rows of so many samples, else the largest number of samples that there is; 0 of none."""
+    numbers = {row.samples for row in rows}
+    return count if count in numbers else max(numbers, default=0)
+
+
+def label_evaluations(axis: Any, numbers: Sequence[int]) -> None:
+    """Ticks of a logarithmic axis at these numbers of evaluations, and no others."""
+    axis.set_xticks(numbers, [str(n) for n in numbers], fontsize=7)
+    axis.minorticks_off()

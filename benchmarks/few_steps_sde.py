@@ -1,197 +1,297 @@
 """Whose law is nearest in few steps of the SDE? Samplers of others and ours, on the same fields.
 
     pip install -e '.[parity]'
-    python benchmarks/few_steps_sde.py --fields mixture "digits density" digits    # minutes on two cores
-    python benchmarks/few_steps_sde.py                                             # all fields: hours
-    python benchmarks/few_steps_sde.py --report                                    # table of what there is
+    python benchmarks/few_steps_sde.py --fields mixture --kappa 1    # a quarter of an hour on two cores
+    python benchmarks/few_steps_sde.py                               # hours for each field; goes on where stopped
+    python benchmarks/few_steps_sde.py --report                      # tables and figure of what there is
 
-Against two draws of the sampler's own fine-grid law: sliced 2-Wasserstein distance and Frechet distance in features
-(the classifier's for Fashion-MNIST, the values themselves elsewhere), in excess of what the two draws have between
-them (the floor), and total standard deviation. Every sampler on all its grids with the `SCREEN` first samples; with
-all samples those in `FINAL` on their best grid. Results in results/few_steps_sde.csv, whose rows are not run again, and
-the best of each sampler in results/few_steps_sde_best.csv.
+Against three draws of the sampler's own fine-grid law: sliced 2-Wasserstein distance W and Frechet distance in features
+(the classifier's for Fashion-MNIST, the values themselves elsewhere), what the draws have between them (the floor), and
+total standard deviation; means over draws and pairs of draws. Every sampler on all its grids with the first 1,000
+samples, of which the best three are kept; with all samples, on those three, the samplers in `FINAL` and the best
+baseline beside them. Rows are in results/few_steps_sde.csv and are not run again.
+
+Excess. Even a sampler with the right law has the floor as its distance, because draws are finite. To leading order the
+draws add to W^2, not to W, so that the unbiased excess is W^2 - floor^2, here as a signed root (negative where the
+samples are nearer than a draw of the law would be, by chance or as below); the Frechet distance is a square already,
+and its excess is the difference. A law that is too narrow lowers the distance to a finite draw, whose own spread then
+counts only once, so that the standard deviation over that of the law has to be read beside it: it is in the tables too.
+What a draw of the law has for an excess by chance is estimated from the three draws, roughly: ratios near that of "a
+draw of the law" to the baseline decide nothing.
+
+The best of each sampler are in results/few_steps_sde_best.csv; results/few_steps_sde_ratios.csv has the excess of the
+default and of the plan over that of SDE-DPM-Solver++(2M), the better of ours and diffusers' on its best grid, and over
+that of the best baseline (no figure where that has no excess), and standard deviations over the law's.
 """
 
 import argparse
 import functools
-import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 import numpy as np  # noqa: E402
-from _fields import PROBLEMS, Velocity, start_noise  # noqa: E402
-from _peers import PEERS, SHIFT_GRIDS, available, solve  # noqa: E402
-from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
-from few_steps import BUNDLED, GRIDS, RESTATED, TUNE_SEED, features_of  # noqa: E402
+from _fields import PROBLEMS  # noqa: E402
+from _report import RESULTS, append_rows, chosen_count, label_evaluations, read_rows, report  # noqa: E402
+from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_of, others  # noqa: E402
 
-import lazysi as lz  # noqa: E402
 from lazysi import metrics  # noqa: E402
 
-EVALUATIONS = (3, 4, 6, 8, 12, 16)
-COUNT = 5000
-SCREEN = {"fashion-mnist": 256, "fashion-mnist, guidance 2": 256}
-SCREEN_ELSE = 1000
-FINE, CHUNK = 200, 500
-LAW_SEEDS, SEED = (10, 11), 7
-COLUMNS = ("field", "kappa", "sampler", "grid", "evaluations", "samples", "sliced W2", "its floor", "Frechet")
-COLUMNS += ("its floor", "std", "std of the law")
-OURS = {
-    "SDE-DPM-Solver++(1)": RESTATED["DDIM"],
-    "SDE-DPM-Solver++(2M)": RESTATED["DPM-Solver++(2M)"],
-    "lazy, order 1": {"frame": lz.gaussian_frame(), "solver": lz.Multistep(1), "denoise": True},
-    "frame of std 1/2, half extrapolated": {
-        "frame": lz.gaussian_frame(lz.isotropic(0.0, 0.5)),
-        "solver": lz.Multistep(2, extrapolation=0.5),
-        "denoise": True,
-    },
-}
-EULER = "Euler-Maruyama, linear schedule"
-FINAL = ("default", "plan", "SDE-DPM-Solver++(2M)", "diffusers SDE-DPM-Solver++(2M)", EULER)
+EVALUATIONS, KAPPAS = (3, 4, 6, 8, 12, 16), (1.0, 0.25, 2.0)
+COUNT, SCREEN, KEPT = 5000, 1000, 3
+LAW_SEEDS, SEED = (10, 11, 12), 7
+SOLVER = "SDE-DPM-Solver++(2M)"  # in three versions: restated, and with two options of diffusers
+FINAL = ("default", "plan", SOLVER, f"diffusers {SOLVER}", f"diffusers {SOLVER}, heun", EULER)
+FILE = RESULTS / "few_steps_sde.csv"
 
 
-class Sampler(NamedTuple):
-    """A sampler on all its grids: run(grid, count, evaluations) -> samples."""
+class Row(NamedTuple):
+    """A run: distances to draws of the law, those between the draws, and total standard deviations."""
 
-    name: str
-    grids: tuple[str, ...]
-    run: Callable[[str, int, int], np.ndarray]
+    field: str
+    kappa: float
+    kind: str
+    sampler: str
+    grid: str
+    evaluations: int
+    samples: int
+    sliced: float
+    sliced_floor: float
+    sliced_chance: float
+    frechet: float
+    frechet_floor: float
+    std: float
+    law_std: float
+
+    @property
+    def sliced_excess(self) -> float:
+        """Signed root of the excess of the squared distance."""
+        square = self.sliced**2 - self.sliced_floor**2
+        return float(np.sign(square) * np.sqrt(np.abs(square)))
+
+    @property
+    def frechet_excess(self) -> float:
+        return self.frechet - self.frechet_floor
+
+    @property
+    def std_ratio(self) -> float:
+        return self.std / self.law_std
 
 
-class Case:
-    """A field with two draws of its fine-grid law, and every sampler on it."""
+COLUMNS = ("field", "kappa", "kind", "sampler", "grid", "evaluations", "samples", "sliced W2", "its floor")
+COLUMNS += ("excess by chance", "Frechet", "its floor", "std", "std of the law")
 
-    def __init__(self, name: str, kappa: float, count: int, fine: int, trials: int, cache: Path | None) -> None:
-        self.problem, self.kappa, self.count, self.trials = PROBLEMS[name], kappa, count, trials
-        self.features = features_of(self.problem)
-        self.field = functools.cache(self.problem.field)
-        self.laws = [self._law(seed, fine, cache) for seed in LAW_SEEDS]
 
-    def ours(self, count: int, n: int, seed: int = SEED, **options: Any) -> np.ndarray:
-        """The first `count` samples, their classes in turn."""
-        shape = (count, *self.problem.event)
-        options |= {"kappa": self.kappa, "dtype": self.problem.dtype, "chunk_size": min(count, CHUNK)}
-        return np.asarray(lz.sample(jax.random.key(seed), self.field(count), shape, steps=n, **options))
+class Laws:
+    """Fine-grid draws of a case, and their features."""
 
-    def _law(self, seed: int, fine: int, cache: Path | None) -> np.ndarray:
-        name = f"{self.problem.name}-{self.kappa}-{self.count}-{fine}-{seed}-{lz.__version__}"
-        path = None if cache is None else cache / f"law-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy"
-        if path is not None and path.exists():
-            return np.load(path)
-        law = self.ours(self.count, fine, seed)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, law)
-        return law
+    def __init__(self, case: Case, steps: int) -> None:
+        self.case, self.features = case, features_of(case.problem)
+        draws = [case.fine(seed, steps) for seed in LAW_SEEDS]
+        self.draws = [(draw, self.features(draw)) for draw in draws]
+        self.floor = functools.cache(self._floor)
+        self.chance = functools.cache(self._chance)
 
-    def plan(self, n: int) -> lz.Plan:
-        """The one that comes with the package, or what `lazysi tune` would make."""
-        if self.problem.name in BUNDLED and self.kappa == 1:
-            guidance = BUNDLED[self.problem.name]
-            return lz.load_pretrained("fashion-mnist").plan(n, kappa=self.kappa, guidance=guidance)
-        shape, key = (256, *self.problem.event), jax.random.key(TUNE_SEED)
-        return lz.tune(key, self.field(256), shape, n, kappa=self.kappa, trials=self.trials)
+    def _floor(self, count: int) -> tuple[float, float]:
+        """Distances between the first samples of two draws, over all pairs."""
+        return mean_distances(itertools.combinations(self.first(count), 2))
 
-    def peer(self, name: str, grid: str, count: int, n: int) -> np.ndarray:
-        parts = []
-        for first in range(0, count, CHUNK):  # classes are in turn, so every chunk has those of the first
-            size = min(CHUNK, count - first)
-            field, seed = self.field(size), SEED + first
-            noise = start_noise(self.problem, field, size, seed)
-            parts.append(solve(name, grid, Velocity(field), noise, n, kappa=self.kappa, seed=seed).samples)
-        return np.concatenate(parts)
+    def _chance(self, count: int) -> float:
+        """Root of the size of a draw's own excess, that of its squared distances to the others over the floor."""
+        draws = self.first(count)
+        squares = [mean_distances((draw, y) for y in draws if y is not draw)[0] ** 2 for draw in draws]
+        return float(np.sqrt(np.std(squares)))
 
-    def samplers(self) -> Iterator[Sampler]:
-        yield Sampler("default", ("its own",), lambda grid, count, n: self.ours(count, n))
-        yield Sampler("plan", ("its own",), lambda grid, count, n: self.ours(count, n, plan=self.plan(n)))
-        linear = lz.linear()
-        yield Sampler(EULER, ("shift 1",), lambda grid, count, n: self.ours(count, n, schedule=linear))
-        for name, options in OURS.items():
+    def first(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The first samples of every draw, and their features."""
+        return [(draw[:count], features[:count]) for draw, features in self.draws]
 
-            def on_grid(grid: str, count: int, n: int, options: Any = options) -> np.ndarray:
-                return self.ours(count, n, grid=GRIDS[grid], **options)
+    def compare(self, sampler: Sampler, grid: str, count: int) -> Row:
+        """The row of a run of the first samples; NaN where it is not finite."""
+        samples, laws = self.case.attempt(sampler, grid, count).samples, self.first(count)
+        sliced = frechet = std = float("nan")
+        if np.isfinite(samples).all():
+            ours = samples, self.features(samples)
+            sliced, frechet = mean_distances((ours, law) for law in laws)
+            std = float(metrics.total_std(samples))
+        head = (self.case.problem.name, self.case.kappa, sampler.kind, sampler.name, grid, sampler.budget, count)
+        law_std = float(np.mean([metrics.total_std(law) for law, _ in laws]))
+        floor = self.floor(count)
+        return Row(*head, sliced, floor[0], self.chance(count), frechet, floor[1], std, law_std)
 
-            yield Sampler(name, tuple(GRIDS), on_grid)
-        for name, peer in PEERS.items():
-            if available(peer) and (self.kappa in peer.kappas or not peer.kappas):
-                yield Sampler(name, SHIFT_GRIDS, functools.partial(self.peer, name))
 
-    def compare(self, samples: np.ndarray) -> list[Any]:
-        """Count, sliced W2 and Frechet distance with their floors, and standard deviations."""
-        key, count = jax.random.key(2), len(samples)
-        laws = [law[:count] for law in self.laws]
-        sliced = [float(metrics.sliced_wasserstein(key, samples, law)) for law in laws]
-        features, *of_laws = (self.features(x) for x in (samples, *laws))
-        frechet = [metrics.frechet_distance(features, law) for law in of_laws]
-        floors = float(metrics.sliced_wasserstein(key, *laws)), metrics.frechet_distance(*of_laws)
-        spreads = float(metrics.total_std(samples)), float(np.mean([metrics.total_std(law) for law in self.laws]))
-        values = [np.mean(sliced), floors[0], np.mean(frechet), floors[1], *spreads]
-        return [count, *(f"{value:.6g}" for value in values)]
+def mean_distances(pairs: Iterable[tuple[tuple[np.ndarray, np.ndarray], ...]]) -> tuple[float, float]:
+    """Root mean square of the sliced W2 and mean of the Frechet distance, over pairs of samples with their features."""
+    squares, frechet = [], []
+    for (x, of_x), (y, of_y) in pairs:
+        squares.append(float(metrics.sliced_wasserstein(jax.random.key(2), x, y)) ** 2)
+        frechet.append(metrics.frechet_distance(of_x, of_y))
+    return float(np.sqrt(np.mean(squares))), float(np.mean(frechet))
 
-    def measure(self, sampler: Sampler, n: int, screen: int) -> list[list[Any]]:
-        """Rows of all grids on the first samples, and of the best one on all."""
-        head = [self.problem.name, f"{self.kappa:g}", sampler.name]
-        rows = [[*head, grid, n, *self.compare(sampler.run(grid, screen, n))] for grid in sampler.grids]
-        if sampler.name in FINAL and screen < self.count:
-            grid = min(rows, key=lambda row: np.nan_to_num(float(row[6]), nan=np.inf))[3]
-            rows.append([*head, grid, n, *self.compare(sampler.run(grid, self.count, n))])
-        return rows
+
+def by_excess(rows: list[Row]) -> list[Row]:
+    """The rows in order of their sliced distance, NaN last."""
+    return sorted(rows, key=lambda row: np.nan_to_num(row.sliced_excess, nan=np.inf))
 
 
 def measure(
-    names: list[str], kappa: float, wanted: list[int], count: int, fine: int, trials: int, file: Path | None
-) -> list[list[Any]]:
+    names: list[str], kappas: list[float], wanted: list[int], count: int, steps: int, trials: int, file: Path | None
+) -> list[Row]:
     """Rows of all runs, those in `file` taken from there and the others added to it."""
-    rows: list[list[Any]] = [*read_rows(file)]
-    done = {(*row[:3], row[4]) for row in rows}
+    rows = read_rows(file, Row)
     for name in names:
-        case = Case(name, kappa, count, fine, trials, None if file is None else file.parent / ".cache")
-        for n in wanted:
-            for sampler in case.samplers():
-                if (name, f"{kappa:g}", sampler.name, str(n)) in done:
-                    continue
-                new = case.measure(sampler, n, min(SCREEN.get(name, SCREEN_ELSE), count))
-                rows += new
-                print(*new[-1], flush=True)
-                if file is not None:
-                    append_rows(file, COLUMNS, new)
+        for kappa in kappas:
+            case = Case(name, count, kappa=kappa, seed=SEED, trials=trials, cache=None if file is None else CACHE)
+            laws = Laws(case, steps)
+            for n in wanted:
+                measure_at(laws, n, min(SCREEN, count), rows, file)
     return rows
 
 
-def best_rows(rows: list[list[Any]]) -> tuple[list[int], list[list[Any]]]:
-    """Least excess of the sliced W2 over its floor: one row per field, sampler and number of samples."""
-    table: dict[tuple[str, ...], dict[int, float]] = {}
-    for name, kappa, sampler, _, n, count, distance, floor, *_ in rows:
-        line = table.setdefault((name, kappa, sampler, str(count)), {})
-        excess = float(distance) - float(floor)
-        line[int(n)] = min(line.get(int(n), np.inf), excess if np.isfinite(excess) else np.inf)
-    budgets = sorted({n for line in table.values() for n in line})
-    return budgets, [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
+def measure_at(laws: Laws, n: int, screen: int, rows: list[Row], file: Path | None) -> None:
+    """Adds what is missing at n evaluations: all samplers on few samples, the best of them on all."""
+    case = laws.case
+
+    def ran(sampler: Sampler, count: int) -> list[Row]:
+        this = (case.problem.name, case.kappa, sampler.name, n, count)
+        found = [row for row in rows if (row.field, row.kappa, row.sampler, row.evaluations, row.samples) == this]
+        # a plan of other trials is another run
+        return [row for row in found if row.grid in sampler.grids]
+
+    def add(new: list[Row]) -> None:
+        rows.extend(new)
+        append_rows(file, COLUMNS, new)
+        print(*new[0], flush=True)
+
+    samplers = list(case.samplers(n))
+    for sampler in samplers:
+        if not ran(sampler, screen):
+            add(by_excess([laws.compare(sampler, grid, screen) for grid in sampler.grids])[:KEPT])
+    if screen == case.count:
+        return
+    baselines = [s for s in samplers if others(s.kind) and s.name not in FINAL]
+    best = by_excess([row for sampler in baselines for row in ran(sampler, screen)])[:1]
+    final = {*FINAL, *(row.sampler for row in best)}
+    for sampler in samplers:
+        if sampler.name in final and not ran(sampler, case.count):
+            grids = [row.grid for row in by_excess(ran(sampler, screen))]
+            add(by_excess([laws.compare(sampler, grid, case.count) for grid in grids]))
+
+
+def compared(rows: list[Row], field: str, kappa: float, n: int, count: int) -> list[Row]:
+    """Finite rows of one comparison, all of `count` samples or, where there are none, of the largest number."""
+    here = [row for row in rows if (row.field, row.kappa, row.evaluations) == (field, kappa, n)]
+    count = chosen_count(here, count)
+    return [row for row in here if row.samples == count and np.isfinite(row.sliced)]
+
+
+def cases(rows: list[Row]) -> list[tuple[str, float]]:
+    """Fields and kappas, in order of appearance."""
+    return list(dict.fromkeys((row.field, row.kappa) for row in rows))
+
+
+def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
+    """Least excess of the sliced W2: one row per field, kappa, sampler and number of samples."""
+    table: dict[tuple[object, ...], dict[int, float]] = {}
+    for row in rows:
+        line = table.setdefault((row.field, f"{row.kappa:g}", row.kind, row.sampler, row.samples), {})
+        line[row.evaluations] = float(np.fmin(line.get(row.evaluations, np.nan), row.sliced_excess))
+    return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
+
+
+def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]]:
+    """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; standard deviations over the law's."""
+    table: list[list[object]] = []
+    for field, kappa in cases(rows):
+        here = {n: compared(rows, field, kappa, n, count) for n in budgets}
+        for ours in ("default", "plan"):
+            mine = {n: [row for row in here[n] if row.sampler == ours] for n in budgets}
+            for label in (SOLVER, "best baseline"):
+                theirs = {
+                    n: [r for r in here[n] if others(r.kind) and (label != SOLVER or SOLVER in r.sampler)] for n in here
+                }
+                for measure, name in (("sliced_excess", "sliced W2 excess"), ("frechet_excess", "Frechet excess")):
+                    line = [ratio(least(mine[n], measure), least(theirs[n], measure)) for n in budgets]
+                    table.append([field, f"{kappa:g}", ours, label, name, *line])
+            spreads = [least(mine[n], "std_ratio") for n in budgets]
+            table.append([field, f"{kappa:g}", ours, "the law", "total std", *spreads])
+        excess = {n: least([row for row in here[n] if SOLVER in row.sampler], "sliced_excess") for n in budgets}
+        line = [ratio(least(here[n], "sliced_chance"), excess[n]) for n in budgets]
+        table.append([field, f"{kappa:g}", "a draw of the law", SOLVER, "sliced W2 excess", *line])
+        nearest = {n: by_excess([row for row in here[n] if SOLVER in row.sampler])[:1] for n in budgets}
+        spreads = [least(nearest[n], "std_ratio") for n in budgets]
+        table.append([field, f"{kappa:g}", SOLVER, "the law", "total std", *spreads])
+    return table
+
+
+def least(rows: list[Row], measure: str) -> float:
+    """Least value of a property; NaN of no rows."""
+    return float(np.fmin.reduce([getattr(row, measure) for row in rows], initial=np.nan))
+
+
+def ratio(mine: float, theirs: float) -> float:
+    """NaN where the other has no excess."""
+    return mine / theirs if theirs > 0 else float("nan")
+
+
+def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
+    """One panel per field and kappa: least sliced distances, and the floor."""
+    import matplotlib.pyplot as plt
+
+    fields, kappas = sorted({row.field for row in rows}), sorted({row.kappa for row in rows})
+    size = (4 * len(fields), 3.3 * len(kappas))
+    figure, axes = plt.subplots(len(kappas), len(fields), figsize=size, squeeze=False, layout="constrained")
+    for line, kappa in zip(axes, kappas, strict=True):
+        for axis, field in zip(line, fields, strict=True):
+            here = {n: compared(rows, field, kappa, n, count) for n in budgets}
+            ran = [n for n in budgets if here[n]]
+            for label, members in {
+                SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
+                "other baselines": {n: [r for r in here[n] if others(r.kind) and SOLVER not in r.sampler] for n in ran},
+                "default": {n: [row for row in here[n] if row.kind == "ours"] for n in ran},
+                "plan": {n: [row for row in here[n] if row.kind == "tuned"] for n in ran},
+            }.items():
+                axis.plot(ran, [least(members[n], "sliced") for n in ran], marker="o", markersize=3, label=label)
+            floors = [least(here[n], "sliced_floor") for n in ran]
+            axis.plot(ran, floors, color="grey", linestyle="dashed", label="draws of the law")
+            axis.set(xscale="log", yscale="log", title=f"{field}, kappa {kappa:g}", xlabel="network evaluations")
+            label_evaluations(axis, ran)
+    axes[0, 0].set_ylabel("sliced W2 to the fine-grid law")
+    axes[0, 0].legend(fontsize=7)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--kappa", type=float, default=1.0)
+    parser.add_argument("--kappa", type=float, nargs="+", default=list(KAPPAS))
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
     parser.add_argument("--count", type=int, default=COUNT, help="samples of the last comparison")
-    parser.add_argument("--trials", type=int, default=60, help="samplers tried for each plan")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="samplers tried for each plan that is not bundled")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
+    count = 32 if arguments.smoke else arguments.count
     if arguments.smoke:
-        rows = measure(["mixture"], 1.0, [3], 32, 16, 2, None)
+        rows = measure(["mixture"], [1.0], [3], count, 16, 2, None)
     else:
         names = [] if arguments.report else arguments.fields
-        file = RESULTS / "few_steps_sde.csv"
-        rows = measure(names, arguments.kappa, arguments.evaluations, arguments.count, FINE, arguments.trials, file)
-    budgets, best = best_rows(rows)
-    columns = ["field", "kappa", "sampler", "samples", *map(str, budgets)]
-    report("Sliced W2 above the floor, best grid", columns, best, None if arguments.smoke else "few_steps_sde_best.csv")
+        rows = measure(names, arguments.kappa, arguments.evaluations, count, LAW_STEPS, arguments.trials, FILE)
+    budgets = sorted({row.evaluations for row in rows})
+    columns = ["field", "kappa", "kind", "sampler", "samples", *map(str, budgets)]
+    file = None if arguments.smoke else "few_steps_sde_best.csv"
+    report("Excess of the sliced W2, best grid", columns, best_rows(rows, budgets), file)
+    columns = ["field", "kappa", "ours", "others", "measure", *map(str, budgets)]
+    file = None if arguments.smoke else "few_steps_sde_ratios.csv"
+    report("Ours over others", columns, ratios(rows, budgets, count), file)
+    if rows and not arguments.smoke:
+        draw(rows, budgets, count, RESULTS / "few_steps_sde.png")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Images per second of the bundled network: `lz.sample` against the same network in PyTorch, sampled by diffusers.
 
-    python benchmarks/throughput.py                 # about 10 minutes on two cores
+    python benchmarks/throughput.py                 # about 20 minutes on two cores
 
 Both ask the network 8 times, with the same weights, from start noise to images, on the same device and in the same
 dtype: `lz.sample` against diffusers' UniPC (the usual few-step sampler) and its flow-matching Euler (the cheapest).
 PyTorch runs in inference mode with fused attention: eager and compiled, with all threads and with one (on a GPU also
-with CUDA graphs, and TF32 allowed, as JAX does). The fastest peer is marked; a ratio above 1 says that `lz.sample` is
-faster. All calls take turns, medians are compared, compile time is apart. On a GPU bfloat16 networks are compared too.
-Run it on an idle machine: with one thread the peer is indifferent to other work, and JAX is not. Results in
-results/throughput.csv.
+with CUDA graphs, and TF32 allowed, as JAX does). Its schedulers are made before, and set to their timesteps inside the
+timed call. All calls take turns, medians are compared, compile time is apart. Everything runs twice, in processes of
+their own: with threads that spin while they wait, as OpenMP has it by default, and with threads that sleep
+(OMP_WAIT_POLICY=PASSIVE), which beside JAX's threads can be the faster one by far; of either run the faster counts, for
+every call. The fastest peer is marked; a ratio above 1 says that `lz.sample` is faster. On a GPU bfloat16 networks are
+compared too. Run it on an idle machine: with one thread the peer is indifferent to other work, and JAX is not. Results
+in results/throughput.csv.
 """
 
 import argparse
@@ -16,16 +19,18 @@ import copy
 import functools
 import importlib.util
 import itertools
+import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two frameworks on one GPU
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # beside other threads PyTorch's spinning ones cost it a factor of 20
 
 import jax
 import jax.numpy as jnp
@@ -39,34 +44,74 @@ from lazysi.models.sit import SiT
 STEPS = 8
 BATCHES = (1, 16, 128)
 WEIGHTS = resources.files("lazysi") / "assets" / "fashion-mnist.safetensors"
-COLUMNS = ["dtype", "batch", "call", "first call (s)", "images/s", "lz.sample / this", "quartiles"]
+COLUMNS = ["dtype", "batch", "call", "OMP_WAIT_POLICY", "first call (s)", "images/s", "lz.sample / this", "quartiles"]
+POLICIES = ("default", "PASSIVE")
+
+
+class Timing(NamedTuple):
+    """Seconds of a call's first and of its repeated runs, under a policy of waiting."""
+
+    dtype: str
+    batch: int
+    call: str
+    policy: str
+    first: float
+    seconds: list[float]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
+    parser.add_argument("--times", type=Path, help="time in this process and write the seconds to this file, no table")
     arguments = parser.parse_args()
-    peers = all(importlib.util.find_spec(name) is not None for name in ("torch", "diffusers"))
-    if not peers:
+    if arguments.times is not None:
+        timings = list(time_all(1 if arguments.smoke else arguments.repeats, smoke=arguments.smoke))
+        arguments.times.write_text(json.dumps(timings))
+        return
+    policies = POLICIES if has_peers() else POLICIES[:1]  # of PyTorch's threads
+    if not has_peers():
         print("PyTorch or diffusers is not installed (the extra `parity`): timing lz.sample alone")
-    batches, repeats = ((2,), 1) if arguments.smoke else (BATCHES, arguments.repeats)
+    timings = [timing for policy in policies for timing in time_under(policy, sys.argv[1:])]
+    report(
+        f"{STEPS} network evaluations per image",
+        COLUMNS,
+        list(table(timings)),
+        None if arguments.smoke else "throughput.csv",
+    )
+
+
+def has_peers() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "diffusers"))
+
+
+def time_under(policy: str, options: list[str]) -> list[Timing]:
+    """All timings of a process of its own, because the policy is read when PyTorch is loaded."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if policy != "default":
+        environment["OMP_WAIT_POLICY"] = policy
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "times.json"
+        subprocess.run([sys.executable, __file__, *options, "--times", file], env=environment, check=True)
+        return [Timing(*cells) for cells in json.loads(file.read_text())]
+
+
+def time_all(repeats: int, *, smoke: bool) -> Iterator[Timing]:
+    """Every dtype and batch, all calls in turn."""
     gpu = jax.default_backend() == "gpu"
-    if peers:
+    if has_peers():
         import torch
 
         if gpu != torch.cuda.is_available():
             raise SystemExit("expected JAX and PyTorch to see the same device, and one of them sees no GPU")
         torch.set_float32_matmul_precision("high" if gpu else "highest")
         print_differences("cuda" if gpu else "cpu")
-    rows: list[list[Any]] = []
     for dtype in ("float32", "bfloat16") if gpu else ("float32",):
-        for batch in batches:
+        for batch in (2,) if smoke else BATCHES:
             calls = {"lz.sample": jax_call(batch, dtype)}
-            if peers:
-                calls |= torch_calls(batch, dtype, "cuda" if gpu else "cpu", smoke=arguments.smoke)
-            rows += measure(batch, dtype, calls, repeats)
-    report(f"{STEPS} network evaluations per image", COLUMNS, rows, None if arguments.smoke else "throughput.csv")
+            if has_peers():
+                calls |= torch_calls(batch, dtype, "cuda" if gpu else "cpu", smoke=smoke)
+            yield from measure(batch, dtype, calls, repeats)
 
 
 def jax_call(batch: int, dtype: str) -> Callable[[], Any]:
@@ -100,22 +145,24 @@ def torch_calls(batch: int, dtype: str, device: str, *, smoke: bool) -> dict[str
         else:
             variants[f"{name}{suffix}"] = (compiled, n)
 
-    def draw(make: Callable[[], Any], network: Any, threads: int) -> Any:
+    def draw(scheduler: Any, timesteps: dict[str, Any], network: Any, threads: int) -> Any:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         with torch.inference_mode():
-            scheduler = make()
+            scheduler.set_timesteps(**timesteps)
+            scheduler.set_begin_index(0)
+            times = (1 - scheduler.sigmas).to(device)
             x = torch.randn(shape, device=device)
             for step, timestep in enumerate(scheduler.timesteps):
-                t = (1 - scheduler.sigmas[step]).to(device)
-                x = scheduler.step(-network(x, t, labels).clone(), timestep, x, return_dict=False)[0]
+                # the minus makes a new array, so that CUDA graphs may overwrite the network's
+                x = scheduler.step(-network(x, times[step], labels), timestep, x, return_dict=False)[0]
         if device == "cuda":
             torch.cuda.synchronize()
         return x
 
     return {
-        f"diffusers {sampler}, PyTorch {name}": functools.partial(draw, make, *variant)
-        for sampler, make in (("UniPC", unipc), ("Euler", euler))
+        f"diffusers {sampler}, PyTorch {name}": functools.partial(draw, scheduler, timesteps, *variant)
+        for sampler, (scheduler, timesteps) in schedulers().items()
         for name, variant in variants.items()
     }
 
@@ -128,39 +175,43 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def unipc() -> Any:
-    from diffusers import UniPCMultistepScheduler
+def schedulers() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """diffusers' schedulers, and what they are told of the timesteps before every run."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
-    scheduler.set_timesteps(STEPS)
-    scheduler.set_begin_index(0)
-    return scheduler
-
-
-def euler() -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS))
-    scheduler.set_begin_index(0)
-    return scheduler
+    unipc = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    return {
+        "UniPC": (unipc, {"num_inference_steps": STEPS}),
+        "Euler": (FlowMatchEulerDiscreteScheduler(), {"sigmas": np.linspace(1, 1 / STEPS, STEPS)}),
+    }
 
 
-def measure(batch: int, dtype: str, calls: dict[str, Callable[[], Any]], repeats: int) -> Iterator[list[Any]]:
-    """One row per call; the ratio is images per second of `lz.sample` over those of this call."""
+def measure(batch: int, dtype: str, calls: dict[str, Callable[[], Any]], repeats: int) -> Iterator[Timing]:
+    """One timing per call, all taken in turn."""
     first = {}
     for name, call in calls.items():
         start = time.perf_counter()
         jax.block_until_ready(call())
         first[name] = time.perf_counter() - start
-    seconds = interleaved(calls, repeats)
-    ours = np.median(seconds["lz.sample"])
-    fastest = min((name for name in calls if name != "lz.sample"), key=lambda n: np.median(seconds[n]), default=None)
-    for name, values in seconds.items():
-        low, median, high = np.percentile(values, (25, 50, 75))
-        label = f"{name} (fastest peer)" if name == fastest else name
-        quartiles = f"{batch / high:.3g}-{batch / low:.3g}"
-        yield [dtype, batch, label, first[name], batch / median, float(median / ours), quartiles]
+    policy = os.environ.get("OMP_WAIT_POLICY", "default")
+    for name, seconds in interleaved(calls, repeats).items():
+        yield Timing(dtype, batch, name, policy, first[name], seconds.tolist())
+
+
+def table(timings: list[Timing]) -> Iterator[list[Any]]:
+    """One row per call, the faster of its runs; the ratio is images per second of `lz.sample` over those of this."""
+    for dtype, batch in dict.fromkeys((timing.dtype, timing.batch) for timing in timings):
+        fastest: dict[str, Timing] = {}
+        for timing in sorted(timings, key=lambda timing: np.median(timing.seconds)):
+            if (timing.dtype, timing.batch) == (dtype, batch):
+                fastest.setdefault(timing.call, timing)
+        ours = np.median(fastest["lz.sample"].seconds)
+        peer = next((name for name in fastest if name != "lz.sample"), None)  # they are in order
+        for name, timing in fastest.items():
+            low, median, high = np.percentile(timing.seconds, (25, 50, 75))
+            label = f"{name} (fastest peer)" if name == peer else name
+            quartiles = f"{batch / high:.3g}-{batch / low:.3g}"
+            yield [dtype, batch, label, timing.policy, timing.first, batch / median, float(median / ours), quartiles]
 
 
 def print_differences(device: str) -> None:
