@@ -62,17 +62,22 @@ def test_a_fitted_sde_is_nearer_in_law():
 
 
 @pytest.mark.slow
-def test_a_fit_on_few_samples_does_not_shrink_the_law():
-    """Gaussian data in 16 dimensions, for which the steps it begins with are exact; mean of four fits."""
-    field, shape = lz.targets.gaussian(jnp.zeros(16), 1.0), (4000, 16)
-    spreads = []
-    for seed in range(4):
-        start = lz.learned_steps((1, 16), 3, kappa=1.0, frame=lz.gaussian_frame())
-        fitted = lz.fit_schedule(
-            jax.random.key(seed), field, (128, 16), 3, kappa=1.0, start=start, updates=60, learning_rate=0.03
-        )
-        spreads.append(float(lz.metrics.total_std(lz.sample(FRESH, field, shape, schedule=fitted))))
-    assert np.mean(spreads) == pytest.approx(1.0, abs=SPREAD)
+def test_a_fit_does_not_shrink_the_law():
+    """Gaussian data in 16 dimensions, from steps with half of the spread; 128 samples to fit on.
+
+    By the squared sliced Wasserstein distance the same fit ends 0.024 lower, which is its bias at this number.
+    """
+    field = lz.targets.gaussian(jnp.zeros(16), 1.0)
+    start = lz.learned_steps((1, 16), 3, kappa=1.0, frame=lz.point_frame(), solver=lz.Multistep(1))
+    fit = {"start": start, "updates": 100, "learning_rate": 0.03, "fine_steps": 32}
+    fitted = lz.fit_schedule(jax.random.key(1), field, (256, 16), 3, kappa=1.0, **fit)
+    before, after = (
+        float(lz.metrics.total_std(lz.sample(FRESH, field, (2000, 16), schedule=plan)))
+        for plan in (start.plan(), fitted)
+    )
+    assert before < 0.6
+    # measured 1.024; the samples it was fitted on and those it is fitted to have a standard error of 0.016 each
+    assert after == pytest.approx(1.0, abs=5 * 0.016 * 2**0.5)
 
 
 @pytest.mark.slow

@@ -127,6 +127,20 @@ def test_energy_distance_ranks_a_narrow_law_below_the_right_one_where_sliced_was
     assert change(distance) < -2
 
 
+def test_the_right_width_is_where_the_energy_distance_has_no_slope(x64):
+    """Mean derivative in the scale of the samples, at the right one, over 400 draws of 64 samples in two dimensions."""
+    x, y = points(0, 400, 64, 2), points(1, 400, 64, 2)
+
+    def mean_slope(measure):
+        """In standard errors."""
+        slopes = jax.vmap(lambda x, y: jax.grad(lambda scale: measure(scale * x, y))(1.0))(x, y)
+        return float(jnp.mean(slopes) / (jnp.std(slopes) / 20))
+
+    distance = lambda x, y: metrics.sliced_wasserstein(jax.random.key(0), x, y, directions=32) ** 2  # noqa: E731
+    assert abs(mean_slope(metrics.energy_distance)) < 5
+    assert mean_slope(distance) > 5  # it wants narrower samples
+
+
 def test_energy_distance_has_a_derivative_where_points_meet(x64):
     x, y = points(0, 6, 3), points(1, 6, 3)
     x[2], y[3] = y[4], x[5]

@@ -77,6 +77,7 @@ def test_sde_is_ahead_of_sde_dpm_solver_on_its_best_grid():
     assert abs(about["energy_distance"]) < 0.05  # E|X - X'| is 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_the_search_for_the_sde_begins_with_the_default_method(steps):
     """So no plan is worse than it where the choice is made, and one trial is the default."""
