@@ -3,8 +3,8 @@
 **ODE.** A start noise has one end point, found once on a fine grid and kept. What is minimised is the mean squared
 distance of the few-step end point to it, in the entries of a sample or in any features.
 
-**SDE.** Only laws can be compared: what is minimised is the squared sliced 2-Wasserstein distance between a batch of
-few-step samples and fine-grid samples, which again are drawn once.
+**SDE.** Only laws can be compared: what is minimised is the unbiased energy distance between a batch of few-step
+samples and fine-grid samples, which again are drawn once. It is zero on average for the right law, and can be negative.
 
 Each step of the sampler is checkpointed: the way back recomputes what the network did in it, so memory holds the states
 of all steps and the insides of one. Adam moves the parameters, their running average is measured on held-out noise, and
@@ -28,7 +28,7 @@ from lazysi.curves import AbstractSchedule
 from lazysi.fields import Field, select
 from lazysi.grids import shifted_time, uniform_time
 from lazysi.learned import LearnedSchedule, LearnedSteps, learned_plan, learned_schedule, learned_steps
-from lazysi.metrics import sliced_wasserstein
+from lazysi.metrics import energy_distance
 from lazysi.noise import SampleNoise
 from lazysi.options import check_field, check_shape, count
 from lazysi.plans import Plan
@@ -137,7 +137,7 @@ def fit_schedule(
     ends = _fine_ends(key, field, shape, relative, fine_steps, features)
     fit = Fit(key, field, ends, shape[1:], steps, relative, features, bool(relative > 0))
     learned, errors, done = _minimise(fit, learned, held_out, updates, batch_size, learning_rate, progress)
-    name = "sliced_wasserstein" if relative > 0 else "rms"
+    name = "energy_distance" if relative > 0 else "rms"
     about: dict[str, Any] = {
         name: errors[-1],
         f"{name}_start": errors[0],
@@ -228,13 +228,13 @@ def _fine_ends(
     return jnp.concatenate([features(ends[first : first + chunk]) for first in range(0, shape[0], chunk)])
 
 
-def _squared_error(fit: Fit, learned: Learned, indices: Array, directions: PRNGKeyArray) -> Array:
-    """Squared distance of the few-step samples to the fine-grid ones: of the end points, or of the laws."""
+def _loss(fit: Fit, learned: Learned, indices: Array) -> Array:
+    """Distance of the few-step samples to the fine-grid ones: squared that of the end points, or energy of the laws."""
     fitted = learned.plan() if isinstance(learned, LearnedSteps) else learned
     field = select(fit.field, indices)
     found = fit.features(rollout(fit.key, field, fitted, indices, fit.event, steps=fit.steps, kappa=fit.kappa))
     ends = fit.ends[indices]
-    return jnp.square(sliced_wasserstein(directions, found, ends)) if fit.law else jnp.mean(jnp.square(found - ends))
+    return energy_distance(found, ends) if fit.law else jnp.mean(jnp.square(found - ends))
 
 
 def _minimise(
@@ -256,10 +256,12 @@ def _minimise(
     size = train if fit.law else min(batch_size, train)
 
     @eqx.filter_jit
-    def update(fit: Fit, parameters: Any, average: Any, state: Any, indices: Array, key: PRNGKeyArray):
-        loss = lambda parameters: _squared_error(fit, eqx.combine(parameters, rest), indices, key)  # noqa: E731
-        # relative steps: the size of the error does not matter
-        slopes = eqx.filter_grad(lambda parameters: jnp.log(loss(parameters)))(parameters)
+    def update(fit: Fit, parameters: Any, average: Any, state: Any, indices: Array):
+        def objective(parameters: Any) -> Array:
+            loss = _loss(fit, eqx.combine(parameters, rest), indices)
+            return loss if fit.law else jnp.log(loss)  # relative steps, where the loss cannot be negative
+
+        slopes = eqx.filter_grad(objective)(parameters)
         moves, state = optimizer.update(slopes, state)
         parameters = eqx.apply_updates(parameters, moves)
         average = jax.tree.map(lambda a, p: DECAY * a + (1 - DECAY) * p, average, parameters)
@@ -267,12 +269,14 @@ def _minimise(
 
     @eqx.filter_jit
     def measure(fit: Fit, parameters: Any, indices: Array) -> Array:
-        return _squared_error(fit, eqx.combine(parameters, rest), indices, fit.key)
+        return _loss(fit, eqx.combine(parameters, rest), indices)
 
     def error(parameters: Any) -> float:
-        """Root of the squared error on held-out noise, in batches for the ODE."""
+        """RMS on held-out noise, in batches; the energy distance of the laws as it is."""
         places = np.arange(train, fit.ends.shape[0])
-        parts = [places] if fit.law else np.array_split(places, -(-len(places) // size))
+        if fit.law:
+            return float(measure(fit, parameters, jnp.asarray(places)))
+        parts = np.array_split(places, -(-len(places) // size))
         squares = [float(measure(fit, parameters, jnp.asarray(part))) for part in parts]
         return float(np.sqrt(np.average(squares, weights=[len(part) for part in parts])))
 
@@ -284,14 +288,13 @@ def _minimise(
         if len(order) < size:
             order += random.permutation(train).tolist()
         indices, order = jnp.asarray(order[:size]), order[size:]
-        direction = jax.random.fold_in(fit.key, number)
-        parameters, average, state = update(fit, parameters, average, state, indices, direction)
+        parameters, average, state = update(fit, parameters, average, state, indices)
         if number % EVERY == 0 or number == updates:
             found = error(average)
             waited = 0 if found < errors[-1] else waited + 1
             if found < errors[-1]:
                 best, errors = average, [*errors, found]
-        progress(number / updates, f"{'sliced W2' if fit.law else 'RMS'} {errors[-1]:.4f}, from {errors[0]:.4f}")
+        progress(number / updates, f"{'energy distance' if fit.law else 'RMS'} {errors[-1]:.4f}, from {errors[0]:.4f}")
         if waited >= PATIENCE:
             break
     return eqx.combine(best, rest), errors, number

@@ -13,6 +13,7 @@ from lazysi.fitting import rollout
 
 KEY, FRESH = jax.random.key(1), jax.random.key(9)
 SINGLE = 1e-5  # float32: the same samples by another program
+SPREAD = 0.03  # relative, of a total standard deviation: four standard errors, most of them from the fine-grid draw
 FIELD = lz.targets.mixture([0.3, 0.3, 0.4], [[-1.0, 0.5], [1.5, -0.5], [0.0, 1.2]], [0.2, 0.3, 0.25])
 SMALL = {"updates": 3, "batch_size": 4, "fine_steps": 16}
 
@@ -51,12 +52,33 @@ def test_a_fitted_curve_is_nearer_on_other_noise():
 def test_a_fitted_sde_is_nearer_in_law():
     law = lz.sample(jax.random.key(5), FIELD, (4000, 2), steps=96, kappa=1.0)
     fitted = lz.fit_schedule(KEY, FIELD, (1024, 2), 3, kappa=1.0, updates=60, learning_rate=0.03)
-    distances = [
-        float(lz.metrics.sliced_wasserstein(KEY, lz.sample(FRESH, FIELD, (4000, 2), **options), law))
-        for options in ({"steps": 3, "kappa": 1.0}, {"schedule": fitted})
+    draws = [
+        lz.sample(FRESH, FIELD, (4000, 2), **options) for options in ({"steps": 3, "kappa": 1.0}, {"schedule": fitted})
     ]
-    assert distances[1] < 0.6 * distances[0]  # measured 0.32
-    assert set(json.loads(fitted.about)) >= {"sliced_wasserstein", "sliced_wasserstein_start"}
+    distances = [float(lz.metrics.sliced_wasserstein(KEY, samples, law)) for samples in draws]
+    assert distances[1] < 0.6 * distances[0]  # measured XX
+    assert float(lz.metrics.total_std(draws[1])) == pytest.approx(float(lz.metrics.total_std(law)), rel=SPREAD)
+    about = json.loads(fitted.about)
+    assert about["energy_distance"] < about["energy_distance_start"]
+
+
+@pytest.mark.slow
+def test_a_fit_does_not_shrink_the_law():
+    """Gaussian data in 16 dimensions, from steps with half of the spread; 128 samples to fit on.
+
+    By the squared sliced Wasserstein distance the same fit ends 0.024 lower, which is its bias at this number.
+    """
+    field = lz.targets.gaussian(jnp.zeros(16), 1.0)
+    start = lz.learned_steps((1, 16), 3, kappa=1.0, frame=lz.point_frame(), solver=lz.Multistep(1))
+    fit = {"start": start, "updates": 100, "learning_rate": 0.03, "fine_steps": 32}
+    fitted = lz.fit_schedule(jax.random.key(1), field, (256, 16), 3, kappa=1.0, **fit)
+    before, after = (
+        float(lz.metrics.total_std(lz.sample(FRESH, field, (2000, 16), schedule=plan)))
+        for plan in (start.plan(), fitted)
+    )
+    assert before < 0.6
+    # measured 1.024; the samples it was fitted on and those it is fitted to have a standard error of 0.016 each
+    assert after == pytest.approx(1.0, abs=5 * 0.016 * 2**0.5)
 
 
 @pytest.mark.slow

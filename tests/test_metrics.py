@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 import scipy.spatial.distance
+import scipy.stats
 
 import lazysi as lz
 from lazysi import metrics
@@ -83,6 +84,72 @@ def test_sliced_wasserstein_in_float32_under_jit_is_that_of_float64():
     ]
     assert abs(jitted - np.sqrt(6 * np.mean(squares))) < FLOAT32
     assert abs(jitted - metrics.sliced_wasserstein(key, x, y)) < FLOAT32
+
+
+def test_energy_distance_is_the_mean_over_pairs(x64):
+    x, y = points(0, 9, 2, 3), 2 * points(1, 9, 2, 3) + 0.3
+    cross, within_x, within_y = (
+        scipy.spatial.distance.cdist(a.reshape(9, 6), b.reshape(9, 6)) for a, b in ((x, y), (x, x), (y, y))
+    )
+    pairs = [2 * cross[i, j] - within_x[i, j] - within_y[i, j] for i in range(9) for j in range(9) if i != j]
+    assert abs(metrics.energy_distance(x, y) - np.mean(pairs)) < ROUNDOFF
+    assert abs(jax.jit(metrics.energy_distance)(x, y) - metrics.energy_distance(x, y)) < ROUNDOFF
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.5, 1.0), (0.0, 0.7), (-0.3, 1.4)])
+def test_energy_distance_has_no_bias(x64, shift, scale):
+    """N(0, 1) and N(shift, scale^2): E|N(m, v)| in closed form; twenty samples, so a bias of 1 / count would show."""
+
+    def mean_size(m, v):
+        normal = scipy.stats.norm
+        s = np.sqrt(v)
+        return 2 * s * normal.pdf(m / s) + m * (2 * normal.cdf(m / s) - 1)
+
+    expected = 2 * mean_size(shift, 1 + scale**2) - mean_size(0, 2) - mean_size(0, 2 * scale**2)
+    x, y = points(0, 4_000, 20, 1), shift + scale * points(1, 4_000, 20, 1)
+    found = np.asarray(jax.vmap(metrics.energy_distance)(x, y))
+    assert abs(found.mean() - expected) < 5 * found.std() / np.sqrt(len(found))
+    assert 5 * found.std() / np.sqrt(len(found)) < 0.02  # 1 / 20 of E|X - X'| is 0.056
+
+
+def test_energy_distance_ranks_a_narrow_law_below_the_right_one_where_sliced_wasserstein_does_not():
+    """Sixteen dimensions, 64 samples, scales .96 and 1 from the same noise: means over 40 draws."""
+
+    def change(measure):
+        differences = []
+        for seed in range(40):
+            x, y = points(2 * seed, 64, 16).astype(np.float32), points(2 * seed + 1, 64, 16).astype(np.float32)
+            differences.append(float(measure(0.96 * x, y) - measure(x, y)))
+        return np.mean(differences) / (np.std(differences) / np.sqrt(40))  # in standard errors
+
+    distance = jax.jit(lambda x, y: metrics.sliced_wasserstein(jax.random.key(0), x, y, directions=64))
+    assert change(jax.jit(metrics.energy_distance)) > 4
+    assert change(distance) < -2
+
+
+def test_the_right_width_is_where_the_energy_distance_has_no_slope(x64):
+    """Mean derivative in the scale of the samples, at the right one, over 400 draws of 64 samples in two dimensions."""
+    x, y = points(0, 400, 64, 2), points(1, 400, 64, 2)
+
+    def mean_slope(measure):
+        """In standard errors."""
+        slopes = jax.vmap(lambda x, y: jax.grad(lambda scale: measure(scale * x, y))(1.0))(x, y)
+        return float(jnp.mean(slopes) / (jnp.std(slopes) / 20))
+
+    distance = lambda x, y: metrics.sliced_wasserstein(jax.random.key(0), x, y, directions=32) ** 2  # noqa: E731
+    assert abs(mean_slope(metrics.energy_distance)) < 5
+    assert mean_slope(distance) > 5  # it wants narrower samples
+
+
+def test_energy_distance_has_a_derivative_where_points_meet(x64):
+    x, y = points(0, 6, 3), points(1, 6, 3)
+    x[2], y[3] = y[4], x[5]
+    slope = jax.grad(metrics.energy_distance)(x, y)
+    assert np.isfinite(slope).all()
+    direction = points(2, 6, 3)
+    direction[[2, 5]] = 0  # those that meet stay
+    ends = [float(metrics.energy_distance(x + h * direction, y)) for h in (1e-6, -1e-6)]
+    assert np.sum(slope * direction) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
 
 
 def test_frechet_distance_is_that_of_the_matrix_root():
@@ -196,6 +263,11 @@ def test_features_are_taken_in_batches_of_one_shape():
             lambda: lz.metrics.sliced_wasserstein(jax.random.key(0), np.ones((2, 3)), np.ones((2, 3)), directions=0),
             "expected `directions` of at least 1, got 0",
         ),
+        (
+            lambda: lz.metrics.energy_distance(np.ones((2, 3)), np.ones((3, 3))),
+            r"expected `x` and `y` of one shape with at least 2 samples, got \(2, 3\) and \(3, 3\)",
+        ),
+        (lambda: lz.metrics.energy_distance(np.ones((1, 3)), np.ones((1, 3))), "at least 2 samples, got"),
         (lambda: lz.metrics.frechet_distance(np.ones(3), np.ones((2, 3))), r"expected features of shape \(count, d\)"),
         (
             lambda: lz.metrics.frechet_distance(np.ones((1, 3)), np.ones((2, 3))),

@@ -35,7 +35,7 @@ NUMBER = 256
 NO_FEATURES = "none"
 MEASURES = {
     "rms": "RMS to the fine-grid end point, held out",
-    "sliced_wasserstein": "sliced Wasserstein distance, held out",
+    "energy_distance": "energy distance to the fine-grid law, held out",
 }
 
 

@@ -25,8 +25,11 @@ from lazysi.cli.common import (
 ODE_NUMBER, SDE_NUMBER = 64, 256  # samples: end points to follow, or a law to compare
 MEASURES = {
     "rms": "RMS to the fine-grid end point, held out",
-    "sliced_wasserstein": "sliced Wasserstein distance, held out",
+    "energy_distance": "energy distance to the fine-grid law, fresh draw",
+    "sliced_wasserstein": "sliced Wasserstein distance, fresh draw",
     "floor": "between two fine-grid draws",
+    "total_std": "total standard deviation",
+    "total_std_law": "of the fine-grid law",
 }
 
 
