@@ -56,7 +56,7 @@ def test_a_fitted_sde_is_nearer_in_law():
         lz.sample(FRESH, FIELD, (4000, 2), **options) for options in ({"steps": 3, "kappa": 1.0}, {"schedule": fitted})
     ]
     distances = [float(lz.metrics.sliced_wasserstein(KEY, samples, law)) for samples in draws]
-    assert distances[1] < 0.6 * distances[0]  # measured XX
+    assert distances[1] < 0.6 * distances[0]
     assert float(lz.metrics.total_std(draws[1])) == pytest.approx(float(lz.metrics.total_std(law)), rel=SPREAD)
     about = json.loads(fitted.about)
     assert about["energy_distance"] < about["energy_distance_start"]
