@@ -173,6 +173,7 @@ class Wide(eqx.Module):
         return h[:, :2] - x
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_network_times_steps():
     """The bytes that the compiled gradient needs beside its arguments."""
     field = lz.velocity_field(Wide(0.05 * jax.random.normal(KEY, (6, 256, 256))), lz.linear())

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import restated
+from selection import slow_but
 
 import lazysi as lz
 from lazysi.frames import drift_clock, noise_clock
@@ -166,14 +167,19 @@ def graded_angle(steps):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("frame", "method"), [*itertools.product(["lazy"], SLOPES), ("spectrum", (1, False)), ("spectrum", (2, False))]
+    "case",
+    slow_but(
+        [("lazy", (2, False)), ("lazy", (3, False))],
+        [*itertools.product(["lazy"], SLOPES), ("spectrum", (1, False)), ("spectrum", (2, False))],
+    ),
 )
-def test_orders_of_convergence(frame, method):
+def test_orders_of_convergence(case):
     """Log-log slope of the error over 24, 48, 96 steps of the angle on a smooth mixture.
 
     Equal steps; the corrector adds an order. Order 3 alone would keep the error of its first step, which is of the
     second order in its size, so its first steps are graded.
     """
+    frame, method = case
     (order, corrector), (low, high) = method, SLOPES[method]
     field = lz.targets.mixture([0.3, 0.7], [[-0.6, 0.3], [0.6, 0.0]], [0.6, 0.7])
     made, variable = FRAMES[frame]()
@@ -191,7 +197,7 @@ def test_orders_of_convergence(frame, method):
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("kappa", [0.0, 1.0])
-@pytest.mark.parametrize("steps", [2, pytest.param(3, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("steps", slow_but({2}, [2, 3, 8]))
 def test_float32_follows_float64(frame, kappa, steps):
     draws = []
     for wide in (False, True):

@@ -28,7 +28,8 @@ def end_points(key, field, shape, fine_steps=128):
     return lz.sample(key, field, shape, steps=fine_steps, solver=solver, grid=lz.grids.shifted_time(fine_steps, 1.5))
 
 
-@pytest.mark.parametrize("name", ["modes", pytest.param("points", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["modes", "points"])
 def test_ode_is_ahead_of_unipc_on_its_best_grid(name):
     field = FIELDS[name]()
     shape = (400, 2 if name == "modes" else 8)
