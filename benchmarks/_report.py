@@ -78,7 +78,13 @@ def chosen_count(rows: Iterable[Any], count: int) -> int:
     return count if count in numbers else max(numbers, default=0)
 
 
-def label_evaluations(axis: Any, numbers: Sequence[int]) -> None:
-    """Ticks of a logarithmic axis at these numbers of evaluations, and no others."""
+def least(rows: Iterable[Any], measure: str) -> float:
+    """Least value of a property of the rows; NaN of no rows."""
+    return float(np.fmin.reduce([getattr(row, measure) for row in rows], initial=np.nan))
+
+
+def label_axes(axis: Any, title: str, numbers: Sequence[int]) -> None:
+    """Logarithmic axes against evaluations, with ticks at these numbers and no others."""
+    axis.set(xscale="log", yscale="log", title=title, xlabel="network evaluations")
     axis.set_xticks(numbers, [str(n) for n in numbers], fontsize=7)
     axis.minorticks_off()

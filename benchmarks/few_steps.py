@@ -32,7 +32,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS, reference  # noqa: E402
-from _report import RESULTS, append_rows, chosen_count, label_evaluations, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, chosen_count, label_axes, read_rows, report  # noqa: E402
 from _samplers import ADAPTIVE, CACHE, TRIALS, UNTUNED, Case, Sampler, others  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
@@ -225,9 +225,8 @@ def draw(rows: list[list[object]], budgets: list[int], file: Path) -> None:
             if members:
                 least = np.fmin.reduce(np.asarray([row[3:] for row in members], float))
                 axis.plot(budgets, least, marker="o", markersize=3, label=label)
-        axis.set(xscale="log", yscale="log", title=field, xlabel="network evaluations")
         measured = np.isfinite(np.asarray([row[3:] for row in here], float)).any(axis=0)
-        label_evaluations(axis, [n for n, some in zip(budgets, measured, strict=True) if some])
+        label_axes(axis, field, [n for n, some in zip(budgets, measured, strict=True) if some])
     axes[0, 0].set_ylabel("RMS to the fine-grid end point")
     axes[0, 0].legend()
     figure.savefig(file, dpi=130)

@@ -23,7 +23,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, chosen_count, label_evaluations, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, chosen_count, label_axes, least, read_rows, report  # noqa: E402
 from _samplers import CACHE, LAW_STEPS, TRIALS, Case, Sampler, cached, features_of, others  # noqa: E402
 from few_steps import FILE as RMS_FILE  # noqa: E402
 from few_steps import Row as RMSRow  # noqa: E402
@@ -132,11 +132,6 @@ def at_count(rows: list[Row], field: str, n: int, count: int) -> list[Row]:
     return [row for row in here if row.samples == count]
 
 
-def least(rows: list[Row]) -> float:
-    """Least Frechet distance; NaN of none."""
-    return float(np.fmin.reduce([row.frechet for row in rows], initial=np.nan))
-
-
 def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]]:
     """Frechet distance of the default and the plan over the best baseline's."""
     table: list[list[object]] = []
@@ -146,7 +141,7 @@ def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]
             for n in budgets:
                 here = at_count(rows, field, n, count)
                 mine, theirs = ([r for r in here if r.sampler == ours], [r for r in here if others(r.kind)])
-                line.append(least(mine) / least(theirs))
+                line.append(least(mine, "frechet") / least(theirs, "frechet"))
             table.append(line)
     return table
 
@@ -159,16 +154,11 @@ def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
     figure, axes = plt.subplots(1, len(fields), figsize=(4 * len(fields), 3.6), squeeze=False, layout="constrained")
     for axis, field in zip(axes[0], fields, strict=True):
         ran = [n for n in budgets if any(row.field == field and row.budget == n for row in rows)]
-        for label, kind in (("best baseline", None), ("default", "ours"), ("plan", "tuned")):
-            lines = [
-                least(
-                    [r for r in at_count(rows, field, n, count) if (others(r.kind) if kind is None else r.kind == kind)]
-                )
-                for n in ran
-            ]
+        rows_at = {n: at_count(rows, field, n, count) for n in ran}
+        for label, kinds in (("best baseline", ("peer", "restated")), ("default", ("ours",)), ("plan", ("tuned",))):
+            lines = [least([row for row in rows_at[n] if row.kind in kinds], "frechet") for n in ran]
             axis.plot(ran, lines, marker="o", markersize=3, label=label)
-        axis.set(xscale="log", yscale="log", title=field, xlabel="network evaluations")
-        label_evaluations(axis, ran)
+        label_axes(axis, field, ran)
     axes[0, 0].set_ylabel("Frechet distance to the fine-grid law")
     axes[0, 0].legend()
     figure.savefig(file, dpi=130)

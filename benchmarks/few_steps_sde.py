@@ -37,7 +37,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, chosen_count, label_evaluations, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, chosen_count, label_axes, least, read_rows, report  # noqa: E402
 from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_of, others  # noqa: E402
 
 from lazysi import metrics  # noqa: E402
@@ -96,6 +96,7 @@ class Laws:
         self.draws = [(draw, self.features(draw)) for draw in draws]
         self.floor = functools.cache(self._floor)
         self.chance = functools.cache(self._chance)
+        self.std = functools.cache(self._std)
 
     def _floor(self, count: int) -> tuple[float, float]:
         """Distances between the first samples of two draws, over all pairs."""
@@ -106,6 +107,10 @@ class Laws:
         draws = self.first(count)
         squares = [mean_distances((draw, y) for y in draws if y is not draw)[0] ** 2 for draw in draws]
         return float(np.sqrt(np.std(squares)))
+
+    def _std(self, count: int) -> float:
+        """Mean total standard deviation of the first samples of the draws."""
+        return float(np.mean([metrics.total_std(draw) for draw, _ in self.first(count)]))
 
     def first(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """The first samples of every draw, and their features."""
@@ -120,9 +125,8 @@ class Laws:
             sliced, frechet = mean_distances((ours, law) for law in laws)
             std = float(metrics.total_std(samples))
         head = (self.case.problem.name, self.case.kappa, sampler.kind, sampler.name, grid, sampler.budget, count)
-        law_std = float(np.mean([metrics.total_std(law) for law, _ in laws]))
         floor = self.floor(count)
-        return Row(*head, sliced, floor[0], self.chance(count), frechet, floor[1], std, law_std)
+        return Row(*head, sliced, floor[0], self.chance(count), frechet, floor[1], std, self.std(count))
 
 
 def mean_distances(pairs: Iterable[tuple[tuple[np.ndarray, np.ndarray], ...]]) -> tuple[float, float]:
@@ -229,11 +233,6 @@ def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]
     return table
 
 
-def least(rows: list[Row], measure: str) -> float:
-    """Least value of a property; NaN of no rows."""
-    return float(np.fmin.reduce([getattr(row, measure) for row in rows], initial=np.nan))
-
-
 def ratio(mine: float, theirs: float) -> float:
     """NaN where the other has no excess."""
     return mine / theirs if theirs > 0 else float("nan")
@@ -259,8 +258,7 @@ def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
                 axis.plot(ran, [least(members[n], "sliced") for n in ran], marker="o", markersize=3, label=label)
             floors = [least(here[n], "sliced_floor") for n in ran]
             axis.plot(ran, floors, color="grey", linestyle="dashed", label="draws of the law")
-            axis.set(xscale="log", yscale="log", title=f"{field}, kappa {kappa:g}", xlabel="network evaluations")
-            label_evaluations(axis, ran)
+            label_axes(axis, f"{field}, kappa {kappa:g}", ran)
     axes[0, 0].set_ylabel("sliced W2 to the fine-grid law")
     axes[0, 0].legend(fontsize=7)
     figure.savefig(file, dpi=130)

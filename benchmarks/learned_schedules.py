@@ -19,7 +19,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,20 @@ SOLVERS: dict[str, Callable[[], dict[str, Any]]] = {
     },
 }
 COLUMNS = ("steps", "guidance", "sampler", "grid", "RMS", "of the best fixed", "Frechet", "samples", "seconds")
+
+
+class Row(NamedTuple):
+    """A sampler; `relative` is its RMS over the least of the fixed ones."""
+
+    steps: int
+    guidance: float
+    sampler: str
+    grid: str
+    rms: float
+    relative: float
+    frechet: float
+    samples: int
+    seconds: str
 
 
 def fit(model: Any, steps: int, guidance: float | None, count: int, updates: int) -> lz.Plan:
@@ -99,10 +113,10 @@ def main() -> None:
                 lz.save_schedule(SCHEDULES / f"{plan_name(MODEL, n, 0.0, guidance)}.json", fitted)
         else:
             fitted = model.fitted_schedule(n, guidance=guidance)
-        plan = model.plan(n, guidance=guidance)  # what the fit began with
-        runs = {
-            (name, "its own"): o
-            for name, o in (("fitted", {"schedule": fitted}), ("plan", {"plan": plan}), ("default", {}))
+        runs: dict[tuple[str, str], dict[str, Any]] = {
+            ("fitted", "its own"): {"schedule": fitted},
+            ("plan", "its own"): {"plan": model.plan(n, guidance=guidance)},  # what the fit began with
+            ("default", "its own"): {},
         }
         for name, options in solvers.items():
             errors = {
@@ -115,14 +129,19 @@ def main() -> None:
         for (name, grid), options in runs.items():
             samples = draw(count, steps=n, **options)
             frechet = metrics.frechet_distance(metrics.features(classifier.features, samples), law)
-            found.append([n, guidance or 1, name, grid, float(metrics.rms(samples, exact)), frechet])
-        least, seconds = min(row[4] for row in found if row[2] in solvers), json.loads(fitted.about).get("seconds", "")
-        rows += [[*row[:5], row[4] / least, row[5], count, seconds if row[2] == "fitted" else ""] for row in found]
-        report("Fitted schedules and fixed grids", COLUMNS, rows[-len(found) :], None)
-    file, made = "learned_schedules.csv", {(f"{row[0]:g}", f"{row[1]:g}") for row in rows}
+            found.append((name, grid, float(metrics.rms(samples, exact)), frechet))
+        least = min(rms for name, _, rms, _ in found if name in solvers)
+        seconds = {"fitted": str(json.loads(fitted.about).get("seconds", ""))}
+        new = [
+            Row(n, float(guidance or 1), name, grid, rms, rms / least, frechet, count, seconds.get(name, ""))
+            for name, grid, rms, frechet in found
+        ]
+        report("Fitted schedules and fixed grids", COLUMNS, new, None)
+        rows += new
+    file, made = "learned_schedules.csv", {(row.steps, row.guidance) for row in rows}
     if not arguments.smoke:
-        kept = [row for row in read_rows(RESULTS / file) if tuple(row[:2]) not in made]
-        rows = sorted([*kept, *rows], key=lambda row: (float(row[1]), int(row[0])))
+        kept = [row for row in read_rows(RESULTS / file, Row) if (row.steps, row.guidance) not in made]
+        rows = sorted([*kept, *rows], key=lambda row: (row.guidance, row.steps))
     report("Fitted schedules and fixed grids", COLUMNS, rows, None if arguments.smoke else file)
 
 

@@ -231,17 +231,13 @@ def _check_density(
 ) -> diffrax.AbstractSolver | None:
     """The solver with which `return_log_prob` goes; raises where the samples are no solution of an ODE."""
     value = None if callable(kappa) else known(kappa)
-    multistep = {
-        "a `plan`": plan is not None,
-        "a `frame`": frame is not None,
-        "Multistep": isinstance(solver, Multistep),
-    }
-    if any(multistep.values()):
-        got = next(name for name, given in multistep.items() if given)
-        raise ValueError(
-            "expected a one-step ODE solver as `solver`, for instance diffrax.Heun(), for `return_log_prob`, got "
-            f"{got}, which goes with a multistep method"
-        )
+    multistep = isinstance(solver, Multistep)
+    for got, given in (("a `plan`", plan is not None), ("a `frame`", frame is not None), ("Multistep", multistep)):
+        if given:
+            raise ValueError(
+                "expected a one-step ODE solver as `solver`, for instance diffrax.Heun(), for `return_log_prob`, got "
+                f"{got}, which goes with a multistep method"
+            )
     if value is None or value != 0:
         raise ValueError(f"expected `kappa` = 0 for `return_log_prob`, as an SDE's path has no density, got {kappa}")
     if schedule is not None and steps < 2:
