@@ -21,7 +21,7 @@ from lazysi.moments import Moments
 from lazysi.options import STEPS, Options, check_field, check_options, check_shape
 from lazysi.plans import Plan
 from lazysi.schedules import AbstractSchedule
-from lazysi.solving import grid_of, solve_for, solve_with_density
+from lazysi.solving import grid_of, solve_for, solve_with_density, tabulated
 
 __all__ = ["sample", "sample_path"]
 
@@ -122,6 +122,7 @@ def sample(
         log_prob=return_log_prob,
         probes=probes,
     )
+    options = tabulated(options, shape[1:])
     return cast(Array, _sample(key, field, jnp.asarray(first), options, shape=shape))  # a pair, if that is asked for
 
 
@@ -169,7 +170,7 @@ def sample_path(
         controller=stepsize_controller,
         tolerance=brownian_tolerance,
     )
-    return _sample_path(key, field, options, shape=shape)
+    return _sample_path(key, field, tabulated(options, shape[1:]), shape=shape)
 
 
 @eqx.filter_jit

@@ -38,11 +38,12 @@ from lazysi.grids import shifted_time, uniform_time
 from lazysi.moments import isotropic
 from lazysi.noise import SampleNoise
 from lazysi.options import Options
+from lazysi.plans import Plan
 from lazysi.schedules import AbstractSchedule
 from lazysi.solvers import Multistep, TableTerm
 from lazysi.steps import euler_steps
 
-__all__ = ["grid_of", "method_of", "solve_for", "solve_with_density"]
+__all__ = ["grid_of", "method_of", "solve_for", "solve_with_density", "tabulated"]
 
 PROBES = 2**31 - 1  # what the key is folded with for the probes of divergences, out of the way of indices
 ADAPTIVE_STEPS = 4096  # most steps an adaptive solver may take in one leg
@@ -61,7 +62,7 @@ def solve_for(
     *,
     save: bool,
 ) -> Float[Array, "times batch *event"]:
-    """States of the samples `indices` along the grid, or at its end alone."""
+    """States of the samples `indices` along the grid, or at its end alone; a multistep method comes `tabulated`."""
     grid, noise, checked = _prepare(key, field, indices, options, event)
     schedule, solver = options.schedule, options.solver
     if _takes_table(options):
@@ -136,19 +137,32 @@ def method_of(options: Options, event: tuple[int, ...]) -> Method:
     return Method(frame, solver, frame.is_open() | (bare & (kappa > 0)), jnp.ones((), options.dtype))
 
 
+def tabulated(options: Options, event: tuple[int, ...]) -> Options:
+    """The same with a multistep method as the plan it comes to, made by a program of its own.
+
+    So all methods, asked for, default or planned, share the program that follows a table: in a session that compares
+    them it is compiled once for each number of steps, and the network with it.
+    """
+    if not _takes_table(options) or options.plan is not None:
+        return options
+    plan = _plan_of(options._replace(chunk_size=None), event)
+    return options._replace(plan=plan, solver=None, frame=None, moments=None, grid=None, denoise=None)
+
+
+@eqx.filter_jit
+def _plan_of(options: Options, event: tuple[int, ...]) -> Plan:
+    grid, kappa = grid_of(options, event), jnp.asarray(options.kappa, options.dtype)
+    frame, solver, denoise, _ = method_of(options, event)
+    denoise = denoise if options.denoise is None else options.denoise
+    frame = jax.tree.map(lambda leaf: leaf.astype(options.dtype), frame)
+    return Plan(solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments, kappa)
+
+
 def _sample_table(field: Field, grid: Array, options: Options, noise: SampleNoise, save: bool) -> Array:
-    """States under the lazy schedule, by a multistep method."""
-    kappa = jnp.asarray(options.kappa, grid.dtype)
-    plan, clock, start = options.plan, None, noise.start()
-    if plan is not None:
-        table, moments = plan.table, plan.moments
-    else:
-        frame, solver, denoise, _ = method_of(options, noise.event)
-        denoise = denoise if options.denoise is None else options.denoise
-        frame = jax.tree.map(lambda leaf: leaf.astype(grid.dtype), frame)
-        table, moments = solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments
-    table, moments = jax.tree.map(lambda leaf: leaf.astype(grid.dtype), (table, moments))
-    y0 = moments.coordinates(start)
+    """States under the lazy schedule, by a table."""
+    kappa, plan, clock = jnp.asarray(options.kappa, grid.dtype), cast(Plan, options.plan), None
+    table, moments = jax.tree.map(lambda leaf: leaf.astype(grid.dtype), (plan.table, plan.moments))
+    y0 = moments.coordinates(noise.start())
     if noise.tolerance is not None:
         lazy = LazyFrame(kappa, moments)
         clock = jax.vmap(lambda angle: noise_clock(lazy.angles(angle), kappa))(grid)
