@@ -7,7 +7,7 @@
 
 ODE: RMS distance to the fine-grid end point, against evaluations of the network counted inside it. Each sampler runs on
 its own best grid for that number of evaluations, out of one list for all, those of the libraries and ours (on the large
-fields all grids are tried on the first samples, and the best three on all); and untuned, on equal steps of time, which
+fields all grids are tried on the first samples, and the best two on all); and untuned, on equal steps of time, which
 is what the samplers' libraries do unless asked. One that makes an even or odd number of evaluations takes part with the
 largest that is not above. Ours: the default, untuned; some of its methods on their best grids; and plans tuned on other
 noise, those of the package for the bundled network.
@@ -36,13 +36,13 @@ from _report import RESULTS, append_rows, chosen_count, label_axes, read_rows, r
 from _samplers import ADAPTIVE, CACHE, TRIALS, UNTUNED, Case, Sampler, others  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
-COUNTS = {"mixture": 1024, "digits density": 4096}
-COUNT = 512  # of the networks
+COUNTS = {"mixture": 1024, "digits density": 2048, "digits": 256, "digits, guidance 2": 256}
+COUNT = 128  # of the larger network
 SEED = 1  # of the noise to compare on
 # samples that every grid is tried on, and grids for all samples; in the density of the digits a single sample that ends
 # at another digit counts as much as all others together, so that few samples choose by chance
 SCREEN = {"mixture": None, "digits density": 512}
-SCREEN_ELSE, KEPT = 64, 3
+SCREEN_ELSE, KEPT = 32, 2
 RESAMPLED = 200  # times, for standard errors
 
 
