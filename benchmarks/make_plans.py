@@ -22,6 +22,7 @@ from lazysi.models.pretrained import PLAN_GUIDANCE, plan_name
 MODEL = "fashion-mnist"
 STEPS = (3, 4, 6, 8, 12, 16)
 COUNTS = {0.0: 64, 1.0: 256}  # samples to fit on, by kappa
+FINE = {0.0: 128, 1.0: 64}  # steps of the fine grid; a law of so few samples does not tell 64 from more
 GUIDANCE = {"none": None, f"{PLAN_GUIDANCE:g}": PLAN_GUIDANCE}
 PLANS = Path(lz.__file__).parent / "assets" / "plans"
 
@@ -50,7 +51,7 @@ def main() -> None:
         if path.exists() and not (arguments.force or arguments.smoke):
             print(f"{path.stem} exists")
             continue
-        count, trials, fine = arguments.count or COUNTS[kappa], arguments.trials, 128
+        count, trials, fine = arguments.count or COUNTS[kappa], arguments.trials, FINE[kappa]
         if arguments.smoke:
             count, trials, fine = 8, 2, 16
         labels, start = jnp.arange(count) % model.config.classes, time.perf_counter()
