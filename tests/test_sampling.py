@@ -12,6 +12,7 @@ import pytest
 from selection import slow_but
 
 import lazysi as lz
+from lazysi.multistep import log_variable
 
 KEY = jax.random.key(7)
 STANDARD_ERRORS = 5
@@ -361,10 +362,15 @@ SWEEPS = {
     "grid": lambda n: {"grid": lz.grids.shifted_time(4, 1.0 + n)},
     "chunks": lambda n: {"chunk_size": 2, "kappa": [0.0, 0.5, 1.0][n], "first": n},
     "solver": lambda n: {"solver": lz.Multistep(extrapolation=n / 2), "kappa": n / 2},
+    "method": lambda n: [
+        {},
+        {"solver": lz.Multistep(3, variable=log_variable), "frame": lz.point_frame(), "denoise": True},
+        {"moments": lz.isotropic(0.5, 2.0), "kappa": 1.0},
+    ][n],
 }
 
 
-@pytest.mark.parametrize("name", slow_but({"kappa", "schedule", "chunks"}, SWEEPS))
+@pytest.mark.parametrize("name", slow_but({"schedule", "chunks", "method"}, SWEEPS))
 def test_a_sweep_compiles_once(name):
     calls = _Calls()
     results = []
