@@ -28,7 +28,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 from lazysi.checks import check_number, known
 from lazysi.defaults import HALF, HALF_SDE, HALF_STD, default_method
 from lazysi.fields import Field
-from lazysi.frames import Frame
+from lazysi.frames import Frame, point_frame
 from lazysi.grids import power_time, shifted_time
 from lazysi.metrics import energy_distance, rms, sliced_wasserstein, total_std
 from lazysi.moments import isotropic
@@ -168,11 +168,12 @@ def _fit_ode(
     def follow(numbers: np.ndarray) -> tuple[float, Table]:
         """The fitted table on the fine angles of these numbers, and its error on the second half."""
         grid = angles[numbers].astype(np.float64)
+        priors = np.asarray(_dpm_solver(jnp.asarray(grid)), np.float64)
         rows, u, predictions = [], path[0], [first_prediction]
         for n in range(steps):
             if n:
                 predictions = [predict(grid[n], u), *predictions][:HISTORY]
-            prior = _dpm_solver_weights(grid, n)[: 1 + len(predictions)]
+            prior = priors[n, : 1 + len(predictions)]
             row = _regress(np.stack([u, *predictions]), path[numbers[n + 1]], prior, half)
             rows.append(row)
             u = np.tensordot(row, np.stack([u, *predictions]), 1).astype(path.dtype)
@@ -219,15 +220,12 @@ def _nearest(grid: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _dpm_solver_weights(grid: np.ndarray, n: int) -> np.ndarray:
-    """Factors of state, data prediction and the one before in step n of DPM-Solver++(2M)."""
-    if n == len(grid) - 2:
-        return np.asarray([0.0, 1.0, 0.0, 0.0, 0.0])
-    l = np.log(np.tan(np.maximum(grid[:-1], 1e-300)))  # noqa: E741
-    stay = np.cos(grid[n + 1]) / np.cos(grid[n])
-    new = np.sin(grid[n + 1]) - stay * np.sin(grid[n])
-    slope = 0.0 if n < 2 else new * (l[n + 1] - l[n]) / (2 * (l[n] - l[n - 1]))
-    return np.asarray([stay, new + slope, -slope, 0.0, 0.0])
+@eqx.filter_jit
+def _dpm_solver(grid: Array) -> Array:
+    """Factors of the state and of the last data predictions in every step of DPM-Solver++(2M)."""
+    solver = Multistep(2, variable=log_variable, midpoint=True)
+    table = solver.table(point_frame(), grid, jnp.zeros((), grid.dtype), jnp.asarray(True))
+    return jnp.concatenate([table.stay[:, None], table.weights], axis=1)
 
 
 def _regress(features: np.ndarray, target: np.ndarray, prior: np.ndarray, half: int) -> np.ndarray:
