@@ -3,16 +3,16 @@
 | | ODE | SDE |
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
-| 2 to 4 | flat frame in linear time, a quarter of the corrector | frame of std 1/2, half extrapolated, 2 to 6 |
-| 5 to 7 | lazy frame in the angle, corrector, data prediction last | |
-| more | lazy frame in the angle, corrector | data prediction extrapolated in log SNR, from 7 |
+| 2 to 4 | order 2: flat frame in linear time, a quarter of the corrector | frame of std 1/2, half extrapolated, 2 to 6 |
+| 5 to 7 | order 2: lazy frame in the angle, corrector | data prediction extrapolated in log SNR, from 7 |
+| 8 to 9 | order 3: the same, smaller steps near the data | |
+| more | the same, frozen step last | |
 
-All but the first row are of order 2. The SDE's, and the ODE's up to 7 steps, return the data prediction in the last
-step.
+All methods of the SDE, of order 2, and those of the ODE up to 9 steps return the data prediction in the last step.
 
-The grid is of equal steps of linear time with a shift that grows with the number of entries of a sample. Over the
-number of steps it falls for the ODE (1.3 up to 4 steps, 1.2 up to 7, then 1) and rises for the SDE (1.3 up to 4, then
-1.5).
+The grid is of steps of linear time with a shift that grows with the number of entries of a sample. Over the number of
+steps it falls for the ODE (1.3 up to 4 steps, 1.2 up to 9, then 1) and rises for the SDE (1.3 up to 4, then 1.5). For
+the ODE the time that is left has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 16, 1.75 from 24.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
@@ -30,20 +30,22 @@ from lazysi.solvers import Multistep
 
 __all__ = ["Method", "default_method"]
 
-FLAT_ODE, DENOISED_ODE, HALF_SDE = 4, 7, 6  # most steps with these methods
+FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, HALF_SDE = 4, 7, 9, 6  # most steps with these methods
 FLAT_CORRECTOR = 0.25
 HALF_STD, HALF = 0.5, 0.5  # of the SDE in few steps: frame and extrapolation
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with shift 1 in many steps, and the exponent of the shift in their number
 FLAT_SHIFT, DENOISED_SHIFT, SDE_SHIFT = 1.3, 1.2, 1.5  # factors on it; the first for the SDE too
+END_POWERS = ((24, 1.75), (16, 1.5), (8, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
 
 
 class Method(NamedTuple):
-    """Frame, solver, last step, and shift of the grid of linear time."""
+    """Frame, solver, last step, and shift and end power of the grid (see `power_time`)."""
 
     frame: Frame
     solver: Multistep
     denoise: Bool[Array, ""]
     shift: Float[Array, ""]
+    end: Float[Array, ""]
 
 
 def default_method(steps: int, kappa: Array, moments: Moments | None, entries: int, *, one_path: bool) -> Method:
@@ -59,7 +61,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     noisy, one = kappa > 0, jnp.ones((), kappa.dtype)
     if moments is not None or one_path or steps == 1:
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
-        return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), one)
+        return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), one, one)
     few, flat = steps <= HALF_SDE, steps <= FLAT_ODE
     frame = flat_frame() if flat else gaussian_frame()
     weights = jnp.where(noisy, float(few), 1.0) * frame.weights
@@ -70,7 +72,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         return jnp.where(noisy, of_sde(l), of_ode(l))
 
     solver = Multistep(
-        2,
+        jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
         corrector=jnp.where(noisy, 0.0, FLAT_CORRECTOR if flat else 1.0),
         extrapolation=jnp.where(noisy & few, HALF, 1.0),
         midpoint=noisy & (not few),
@@ -78,4 +80,5 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     )
     of_ode = FLAT_SHIFT if flat else DENOISED_SHIFT if steps <= DENOISED_ODE else 1.0
     shift = jnp.where(noisy, FLAT_SHIFT if flat else SDE_SHIFT, of_ode) * (entries / ENTRIES) ** GROWTH
-    return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift.astype(kappa.dtype))
+    end = jnp.where(noisy, 1.0, next(power for least, power in END_POWERS if steps >= least))
+    return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift.astype(kappa.dtype), end.astype(kappa.dtype))

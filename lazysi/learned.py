@@ -239,7 +239,7 @@ def learned_steps(
         tolerance=None,
         frame=frame,
     )
-    frame, chosen, last, _ = method_of(options, event)
+    frame, chosen, last, *_ = method_of(options, event)
     last = jnp.asarray(last if denoise is None else denoise)
     _check_common(frame.moments, frame.stds.shape[1:])
     relative = jnp.asarray(kappa, float)

@@ -34,7 +34,7 @@ from lazysi.divergence import (
 from lazysi.dynamics import Kappa, lazy_ode_term, lazy_terms, schedule_terms
 from lazysi.fields import Field, Prediction, select
 from lazysi.frames import LazyFrame, gaussian_frame, noise_clock
-from lazysi.grids import shifted_time, uniform_time
+from lazysi.grids import power_time, uniform_time
 from lazysi.moments import isotropic
 from lazysi.noise import SampleNoise
 from lazysi.options import Options
@@ -115,8 +115,10 @@ def grid_of(options: Options, event: tuple[int, ...]) -> Array:
         return options.grid
     if options.schedule is not None:
         return uniform_time(options.steps, options.schedule).astype(options.dtype)
-    shift = method_of(options, event).shift if _takes_table(options) else 1.0
-    return shifted_time(options.steps, shift).astype(options.dtype)
+    if not _takes_table(options):
+        return uniform_time(options.steps).astype(options.dtype)
+    method = method_of(options, event)
+    return power_time(options.steps, method.shift, 1.0, method.end).astype(options.dtype)
 
 
 def _takes_table(options: Options) -> bool:
@@ -133,8 +135,8 @@ def method_of(options: Options, event: tuple[int, ...]) -> Method:
     frame = gaussian_frame(options.moments) if options.frame is None else options.frame
     solver = Multistep(jnp.where(kappa > 0, 1, 2)) if options.solver is None else cast(Multistep, options.solver)
     # with the right moments, or in one step, the frozen step is the right law
-    bare = options.frame is None and options.moments is None and options.steps > 1
-    return Method(frame, solver, frame.is_open() | (bare & (kappa > 0)), jnp.ones((), options.dtype))
+    bare, one = options.frame is None and options.moments is None and options.steps > 1, jnp.ones((), options.dtype)
+    return Method(frame, solver, frame.is_open() | (bare & (kappa > 0)), one, one)
 
 
 def tabulated(options: Options, event: tuple[int, ...]) -> Options:
@@ -152,7 +154,7 @@ def tabulated(options: Options, event: tuple[int, ...]) -> Options:
 @eqx.filter_jit
 def _plan_of(options: Options, event: tuple[int, ...]) -> Plan:
     grid, kappa = grid_of(options, event), jnp.asarray(options.kappa, options.dtype)
-    frame, solver, denoise, _ = method_of(options, event)
+    frame, solver, denoise, *_ = method_of(options, event)
     denoise = denoise if options.denoise is None else options.denoise
     frame = jax.tree.map(lambda leaf: leaf.astype(options.dtype), frame)
     return Plan(solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments, kappa)
