@@ -101,7 +101,8 @@ def main() -> None:
         field = model.field(jnp.arange(number) % 10, guidance=guidance)
         return np.asarray(lz.sample(key, field, (number, *model.shape), chunk_size=min(CHUNK, number), **options))
 
-    exact = draw(count, steps=fine, solver=lz.Multistep(3, corrector=True), grid=lz.grids.shifted_time(fine, 1.5))
+    grid = lz.grids.power_time(fine, 1.5, 1.0, 2.0)
+    exact = draw(count, steps=fine, solver=lz.Multistep(3, corrector=True), grid=grid)
     law, rows = metrics.features(classifier.features, exact), []
     for n in steps:
         fitted_count, updates = (FIT_COUNT, UPDATES) if guidance is None else (GUIDED_COUNT, GUIDED_UPDATES)

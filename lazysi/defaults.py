@@ -12,7 +12,7 @@ All methods of the SDE, of order 2, and those of the ODE up to 9 steps return th
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. Over the number of
 steps it falls for the ODE (1.3 up to 4 steps, 1.2 up to 9, then 1) and rises for the SDE (1.3 up to 4, then 1.5). For
-the ODE the time that is left has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 16, 1.75 from 24.
+the ODE the time that is left has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
@@ -35,7 +35,7 @@ FLAT_CORRECTOR = 0.25
 HALF_STD, HALF = 0.5, 0.5  # of the SDE in few steps: frame and extrapolation
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with shift 1 in many steps, and the exponent of the shift in their number
 FLAT_SHIFT, DENOISED_SHIFT, SDE_SHIFT = 1.3, 1.2, 1.5  # factors on it; the first for the SDE too
-END_POWERS = ((24, 1.75), (16, 1.5), (8, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
+END_POWERS = ((24, 1.5), (8, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
 
 
 class Method(NamedTuple):
