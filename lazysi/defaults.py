@@ -12,12 +12,14 @@ All methods of the SDE, of order 2, and those of the ODE up to 9 steps return th
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. Over the number of
 steps it falls for the ODE (1.3 up to 4 steps, 1.2 up to 9, then 1) and rises for the SDE (1.3 up to 4, then 1.5). For
-the ODE the time that is left has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24.
+the ODE the time that is left has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24, less in samples of
+fewer than 64 entries.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -36,6 +38,7 @@ HALF_STD, HALF = 0.5, 0.5  # of the SDE in few steps: frame and extrapolation
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with shift 1 in many steps, and the exponent of the shift in their number
 FLAT_SHIFT, DENOISED_SHIFT, SDE_SHIFT = 1.3, 1.2, 1.5  # factors on it; the first for the SDE too
 END_POWERS = ((24, 1.5), (8, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
+END_ENTRIES = 64  # of a sample from which on the power is taken in full
 
 
 class Method(NamedTuple):
@@ -80,5 +83,6 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     )
     of_ode = FLAT_SHIFT if flat else DENOISED_SHIFT if steps <= DENOISED_ODE else 1.0
     shift = jnp.where(noisy, FLAT_SHIFT if flat else SDE_SHIFT, of_ode) * (entries / ENTRIES) ** GROWTH
-    end = jnp.where(noisy, 1.0, next(power for least, power in END_POWERS if steps >= least))
+    full = next(power for least, power in END_POWERS if steps >= least)
+    end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(END_ENTRIES)))
     return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift.astype(kappa.dtype), end.astype(kappa.dtype))
