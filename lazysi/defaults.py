@@ -3,7 +3,7 @@
 | | ODE | SDE |
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
-| 2 to 4 | order 2: flat frame in linear time, a quarter of the corrector | frame of std 1/2, half extrapolated, 2 to 6 |
+| 2 to 4 | order 2: flat frame in linear time, quarter corrector | frame of std 1/2, half extrapolated, 2 to 6 |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | data prediction extrapolated in log SNR, from 7 |
 | 8 to 9 | order 3: the same, smaller steps near the data | |
 | more | the same, frozen step last | |
