@@ -65,8 +65,8 @@ def solve_for(
     """States of the samples `indices` along the grid, or at its end alone; a multistep method comes `tabulated`."""
     grid, noise, checked = _prepare(key, field, indices, options, event)
     schedule, solver = options.schedule, options.solver
-    if _takes_table(options):
-        return _sample_table(checked, grid, options, noise, save)
+    if options.plan is not None:
+        return _sample_table(checked, grid, options.plan, noise, save)
     if schedule is None:
         return _sample_lazy(checked, grid, options, noise, save)
     if solver is None or isinstance(solver, diffrax.Euler):
@@ -113,10 +113,8 @@ def grid_of(options: Options, event: tuple[int, ...]) -> Array:
         return options.plan.table.angles.astype(options.dtype).at[-1].set(jnp.pi / 2)
     if options.grid is not None:
         return options.grid
-    if options.schedule is not None:
-        return uniform_time(options.steps, options.schedule).astype(options.dtype)
     if not _takes_table(options):
-        return uniform_time(options.steps).astype(options.dtype)
+        return uniform_time(options.steps, options.schedule).astype(options.dtype)
     method = method_of(options, event)
     return power_time(options.steps, method.shift, 1.0, method.end).astype(options.dtype)
 
@@ -160,9 +158,9 @@ def _plan_of(options: Options, event: tuple[int, ...]) -> Plan:
     return Plan(solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments, kappa)
 
 
-def _sample_table(field: Field, grid: Array, options: Options, noise: SampleNoise, save: bool) -> Array:
+def _sample_table(field: Field, grid: Array, plan: Plan, noise: SampleNoise, save: bool) -> Array:
     """States under the lazy schedule, by a table."""
-    kappa, plan, clock = jnp.asarray(options.kappa, grid.dtype), cast(Plan, options.plan), None
+    kappa, clock = jnp.asarray(plan.kappa, grid.dtype), None
     table, moments = jax.tree.map(lambda leaf: leaf.astype(grid.dtype), (plan.table, plan.moments))
     y0 = moments.coordinates(noise.start())
     if noise.tolerance is not None:
