@@ -11,6 +11,7 @@ import argparse
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _fields import fine_grid
 from _report import RESULTS, report
 
 import lazysi as lz
@@ -47,7 +48,7 @@ def main() -> None:
     field = model.field(jnp.arange(count) % model.config.classes, guidance=arguments.guidance)
     key, shape = jax.random.key(0), (count, *model.shape)
 
-    exact = lz.sample(key, field, shape, steps=fine, grid=lz.grids.power_time(fine, 1.5, 1.0, 2.0))
+    exact = lz.sample(key, field, shape, steps=fine, grid=fine_grid(fine))
     rms = lambda x: float(jnp.sqrt(jnp.mean((x - exact) ** 2)))  # noqa: E731
     if not arguments.smoke:
         other = lz.sample(key, field, shape, steps=2 * fine, grid=lz.grids.power_time(2 * fine))

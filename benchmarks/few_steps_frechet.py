@@ -7,10 +7,10 @@
 
 The default, the plan, and the best baselines, against an accurate solution (order 3, 64 steps: RMS error 6e-5 on the
 bundled network) from the same noise: Frechet distance in the classifier's features (in the values themselves where
-there is no classifier). Baselines whose RMS in results/few_steps.csv is at most twice the least are
-tried on the first 1,000 samples, on their grid there; the two of least Frechet distance and the one of least RMS run on
-all. Results in results/few_steps_frechet.csv, whose rows are not run again; the
-default and the plan over the best baseline in results/few_steps_frechet_ratios.csv; and a figure.
+there is no classifier). Baselines whose RMS in results/few_steps.csv is at most twice the least are tried on the first
+1,000 samples, on their grid there; the two of least Frechet distance and the one of least RMS run on all. Results in
+results/few_steps_frechet.csv, whose rows are not run again; the default and the plan over the best baseline in
+results/few_steps_frechet_ratios.csv; and a figure.
 """
 
 import argparse
@@ -159,8 +159,9 @@ def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
     for axis, field in zip(axes[0], fields, strict=True):
         ran = [n for n in budgets if any(row.field == field and row.budget == n for row in rows)]
         rows_at = {n: at_count(rows, field, n, count) for n in ran}
-        for label, kinds in (("best baseline", ("peer", "restated")), ("default", ("ours",)), ("plan", ("tuned",))):
-            lines = [least([row for row in rows_at[n] if row.kind in kinds], "frechet") for n in ran]
+        curves = {"best baseline": others, "default": lambda kind: kind == "ours", "plan": lambda kind: kind == "tuned"}
+        for label, belongs in curves.items():
+            lines = [least([row for row in rows_at[n] if belongs(row.kind)], "frechet") for n in ran]
             axis.plot(ran, lines, marker="o", markersize=3, label=label)
         label_axes(axis, field, ran)
     axes[0, 0].set_ylabel("Frechet distance to the fine-grid law")
