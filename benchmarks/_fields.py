@@ -29,7 +29,7 @@ from _digits import NETWORK, load_digits
 import lazysi as lz
 from lazysi.fields import Field, unit_velocity
 
-__all__ = ["PROBLEMS", "DataPrediction", "Problem", "Reference", "Velocity", "fine_grid", "reference", "start_noise"]
+__all__ = ["PROBLEMS", "DataPrediction", "Problem", "Reference", "Velocity", "reference", "start_noise"]
 
 BANDWIDTH = 0.1  # of the density of the digits, whose pixels lie in [-1, 1]
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}  # RMS between the reference and one of half as many steps
@@ -114,14 +114,6 @@ def start_noise(problem: Problem, count: int, seed: int = 0) -> np.ndarray:
     shape, field = (count, *problem.event), lz.targets.gaussian(jnp.zeros(problem.event), 1.0)
     _, states = lz.sample_path(jax.random.key(seed), field, shape, steps=1, dtype=problem.dtype)
     return np.asarray(states[0])
-
-
-def fine_grid(steps: int) -> jax.Array:
-    """Angles of an accurate solution by a method of ours: many near the data, where the networks vary fast.
-
-    By order 3 with the corrector in 64 steps the RMS error on the bundled network is 6e-5; with a shift of 1.5, 2e-3.
-    """
-    return lz.grids.power_time(steps, 1.5, 1.0, 2.0)
 
 
 def reference(problem: Problem, field: Field, noise: np.ndarray, folder: Path | None = None) -> Reference:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from _fields import PROBLEMS, DataPrediction, Problem, Velocity, fine_grid, start_noise
+from _fields import PROBLEMS, DataPrediction, Problem, Velocity, start_noise
 from _peers import GRIDS, NOISE_GRIDS, PEERS, TOLERANCES, Run, angles, available, solve
 
 import lazysi as lz
@@ -85,11 +85,7 @@ RESTATED_SDE: dict[str, dict[str, Any]] = {
 }
 FRAMES_SDE: dict[str, dict[str, Any]] = {
     "lazy, order 1": {"frame": lz.gaussian_frame(), "solver": lz.Multistep(1), "denoise": True},
-    "frame of std 1/2, half extrapolated": {
-        "frame": lz.gaussian_frame(lz.isotropic(0.0, 0.5)),
-        "solver": lz.Multistep(2, extrapolation=0.5),
-        "denoise": True,
-    },
+    "point in angle, order 2, corrector": POINT | {"solver": lz.Multistep(2, corrector=True)},
 }
 
 
@@ -175,7 +171,7 @@ class Case:
 
     def fine(self, seed: int, steps: int = LAW_STEPS) -> np.ndarray:
         """All samples on a fine grid: an accurate solution of the ODE, the SDE by the default method."""
-        options = {"solver": lz.Multistep(3, corrector=True), "grid": fine_grid(steps)}
+        options = {"solver": lz.Multistep(3, corrector=True), "grid": lz.grids.fine_grid(steps)}
         name = f"fine, {self.problem.name}, kappa {self.kappa:g}, {self.count} samples, {steps} steps, seed {seed}"
         make = lambda: self.ours(self.count, steps, seed=seed, **({} if self.kappa else options)).samples  # noqa: E731
         return cached(self.cache, name, make)

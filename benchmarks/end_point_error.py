@@ -11,7 +11,6 @@ import argparse
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _fields import fine_grid
 from _report import RESULTS, report
 
 import lazysi as lz
@@ -48,7 +47,7 @@ def main() -> None:
     field = model.field(jnp.arange(count) % model.config.classes, guidance=arguments.guidance)
     key, shape = jax.random.key(0), (count, *model.shape)
 
-    exact = lz.sample(key, field, shape, steps=fine, grid=fine_grid(fine))
+    exact = lz.sample(key, field, shape, steps=fine, grid=lz.grids.fine_grid(fine))
     rms = lambda x: float(jnp.sqrt(jnp.mean((x - exact) ** 2)))  # noqa: E731
     if not arguments.smoke:
         other = lz.sample(key, field, shape, steps=2 * fine, grid=lz.grids.power_time(2 * fine))

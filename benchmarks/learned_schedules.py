@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _fields import fine_grid
 from _report import RESULTS, read_rows, report
 
 import lazysi as lz
@@ -102,7 +101,7 @@ def main() -> None:
         field = model.field(jnp.arange(number) % 10, guidance=guidance)
         return np.asarray(lz.sample(key, field, (number, *model.shape), chunk_size=min(CHUNK, number), **options))
 
-    exact = draw(count, steps=fine, solver=lz.Multistep(3, corrector=True), grid=fine_grid(fine))
+    exact = draw(count, steps=fine, solver=lz.Multistep(3, corrector=True), grid=lz.grids.fine_grid(fine))
     law, rows = metrics.features(classifier.features, exact), []
     for n in steps:
         fitted_count, updates = (FIT_COUNT, UPDATES) if guidance is None else (GUIDED_COUNT, GUIDED_UPDATES)

@@ -3,17 +3,17 @@
 | | ODE | SDE |
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
-| 2 to 4 | order 2: flat frame in linear time, quarter corrector | frame of std 1/2, half extrapolated, 2 to 6 |
-| 5 to 7 | order 2: lazy frame in the angle, corrector | data prediction extrapolated in log SNR, from 7 |
-| 8 to 9 | order 3: the same, smaller steps near the data | |
-| more | the same, frozen step last | |
+| 2 to 4 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
+| 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
+| 8 to 9 | order 3: the same, smaller steps near the data | the same |
+| more | the same, frozen step last | the same |
 
-All methods of the SDE, of order 2, and those of the ODE up to 9 steps return the data prediction in the last step.
+All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
 
-The grid is of steps of linear time with a shift that grows with the number of entries of a sample. Over the number of
-steps it falls for the ODE (1.3 up to 4 steps, 1.2 up to 9, then 1) and rises for the SDE (1.3 up to 4, then 1.5). For
-the ODE the time that is left has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24, less in samples of
-fewer than 64 entries.
+The grid is of steps of linear time with a shift that grows with the number of entries of a sample and falls with the
+number of steps. For the ODE it is 1.3 up to 4 steps, 1.2 up to 9, then 1 (for 784 entries), and the time that is left
+has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24, less in samples of fewer than 64 entries. For the SDE
+it is 4.5 / steps, but at least 0.75 whatever the number of entries.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
@@ -27,16 +27,16 @@ from jaxtyping import Array, Bool, Float
 
 from lazysi.frames import Frame, flat_frame, gaussian_frame
 from lazysi.moments import Moments
-from lazysi.multistep import angle_variable, log_variable, time_variable
+from lazysi.multistep import angle_variable, time_variable
 from lazysi.solvers import Multistep
 
 __all__ = ["Method", "default_method"]
 
-FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, HALF_SDE = 4, 7, 9, 6  # most steps with these methods
+FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE = 4, 7, 9  # most steps with these methods
 FLAT_CORRECTOR = 0.25
-HALF_STD, HALF = 0.5, 0.5  # of the SDE in few steps: frame and extrapolation
-ENTRIES, GROWTH = 784, 1 / 7  # of a sample with shift 1 in many steps, and the exponent of the shift in their number
-FLAT_SHIFT, DENOISED_SHIFT, SDE_SHIFT = 1.3, 1.2, 1.5  # factors on it; the first for the SDE too
+ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
+FLAT_SHIFT, DENOISED_SHIFT = 1.3, 1.2  # in few steps of the ODE
+SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 0.75  # the first over the number of steps
 END_POWERS = ((24, 1.5), (8, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
 END_ENTRIES = 64  # of a sample from which on the power is taken in full
 
@@ -65,24 +65,21 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     if moments is not None or one_path or steps == 1:
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
         return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), one, one)
-    few, flat = steps <= HALF_SDE, steps <= FLAT_ODE
+    flat = steps <= FLAT_ODE
     frame = flat_frame() if flat else gaussian_frame()
-    weights = jnp.where(noisy, float(few), 1.0) * frame.weights
-    frame = Frame(weights, jnp.where(noisy, HALF_STD, frame.stds), frame.moments)
+    frame = Frame(jnp.where(noisy, 0.0, frame.weights), frame.stds, frame.moments)
 
     def variable(l: Array) -> Array:  # noqa: E741
-        of_sde, of_ode = angle_variable if few else log_variable, time_variable if flat else angle_variable
-        return jnp.where(noisy, of_sde(l), of_ode(l))
+        return jnp.where(noisy | (not flat), angle_variable(l), time_variable(l))
 
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
-        corrector=jnp.where(noisy, 0.0, FLAT_CORRECTOR if flat else 1.0),
-        extrapolation=jnp.where(noisy & few, HALF, 1.0),
-        midpoint=noisy & (not few),
+        corrector=jnp.where(noisy | (not flat), 1.0, FLAT_CORRECTOR),
         variable=variable,
     )
+    of_size = (entries / ENTRIES) ** GROWTH
     of_ode = FLAT_SHIFT if flat else DENOISED_SHIFT if steps <= DENOISED_ODE else 1.0
-    shift = jnp.where(noisy, FLAT_SHIFT if flat else SDE_SHIFT, of_ode) * (entries / ENTRIES) ** GROWTH
+    shift = jnp.where(noisy, max(SDE_SHIFT / steps * of_size, LEAST_SDE_SHIFT), of_ode * of_size)
     full = next(power for least, power in END_POWERS if steps >= least)
     end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(END_ENTRIES)))
     return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift.astype(kappa.dtype), end.astype(kappa.dtype))

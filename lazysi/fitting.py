@@ -26,7 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from lazysi.checks import check_number, known
 from lazysi.curves import AbstractSchedule
 from lazysi.fields import Field, select
-from lazysi.grids import shifted_time, uniform_time
+from lazysi.grids import fine_grid, uniform_time
 from lazysi.learned import LearnedSchedule, LearnedSteps, learned_plan, learned_schedule, learned_steps
 from lazysi.metrics import energy_distance
 from lazysi.noise import SampleNoise
@@ -38,7 +38,7 @@ from lazysi.steps import euler_steps
 
 __all__ = ["fit_schedule", "rollout"]
 
-FINE, FINE_SHIFT = 64, 1.5  # steps of what counts as exact, and their grid
+FINE = 64  # steps of what counts as exact
 HELD_OUT = 4  # one of so many samples is held out; half of them where laws are compared
 SMALLEST_BATCH = 8
 CHUNK = 64  # samples of the fine grid at once
@@ -219,9 +219,9 @@ def _fine_ends(
     key: PRNGKeyArray, field: Field, shape: tuple[int, ...], kappa: Array, steps: int, features: Features
 ) -> Array:
     """Features of the fine-grid end points; for an SDE of another draw, as a noise has no end point there."""
-    solver = None if kappa > 0 else Multistep(3, corrector=True)
+    solver, grid = (None, None) if kappa > 0 else (Multistep(3, corrector=True), fine_grid(steps))
     key = jax.random.fold_in(key, shape[0]) if kappa > 0 else key
-    grid, chunk = shifted_time(steps, FINE_SHIFT), min(CHUNK, shape[0])
+    chunk = min(CHUNK, shape[0])
     ends = sample(key, field, shape, steps=steps, kappa=kappa, solver=solver, grid=grid, chunk_size=chunk)
     if not bool(jnp.all(jnp.isfinite(ends))):
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")

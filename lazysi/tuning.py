@@ -26,10 +26,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from lazysi.checks import check_number, known
-from lazysi.defaults import HALF, HALF_SDE, HALF_STD, default_method
+from lazysi.defaults import default_method
 from lazysi.fields import Field
 from lazysi.frames import Frame, point_frame
-from lazysi.grids import power_time, shifted_time
+from lazysi.grids import fine_grid, power_time
 from lazysi.metrics import energy_distance, rms, sliced_wasserstein, total_std
 from lazysi.moments import isotropic
 from lazysi.multistep import HISTORY, Table, angle_variable, log_variable
@@ -44,6 +44,7 @@ FINE = 128  # steps of the solution to follow; angles of a plan are among its ow
 RIDGE = 1e-5  # of the squared size of what is regressed on
 SMALLEST_BATCH = 8
 FINALISTS = 5  # of the search for the SDE, and the default
+LOG_HALF = float(np.log(0.5))
 Progress = Callable[[float, str], None]
 
 
@@ -151,9 +152,8 @@ def _fit_ode(
     fine_steps: int,
     progress: Progress,
 ) -> tuple[Candidate, dict[str, float]]:
-    del kappa
     accurate = Multistep(3, corrector=True)
-    fine = shifted_time(fine_steps, 1.5)
+    fine = fine_grid(fine_steps)
     angles, path = (np.asarray(a) for a in sample_path(key, field, shape, steps=fine_steps, solver=accurate, grid=fine))
     if not np.isfinite(path[-1]).all():
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
@@ -184,8 +184,9 @@ def _fit_ode(
         error, table = follow(numbers)
         return Candidate(error, parameters, table)
 
-    shifts = (1.0, 1.5, 2.0, 3.0)
-    start = [np.asarray([np.log(shift), 0.0, 0.0]) for shift in shifts] + [np.asarray([0.4, 0.2, 0.2])]
+    default = default_method(steps, jnp.asarray(kappa, float), None, math.prod(shape[1:]), one_path=False)
+    grids = [(default.shift, default.end), (1.0, 1.0), (1.5, 1.0), (2.0, 1.0), (3.0, 1.0)]
+    start = [np.asarray([np.log(shift), 0.0, np.log(end)]) for shift, end in grids] + [np.asarray([0.4, 0.2, 0.2])]
     coarse = max(1, (2 * trials) // 3) if steps > 1 else trials
     report = lambda number, best: progress((number + 1) / trials, f"RMS {best.error:.4f}")  # noqa: E731
     best = _search(start, np.asarray([0.5, 0.3, 0.3]), coarse, evaluate, report)[0]
@@ -261,8 +262,7 @@ def _fit_sde(
 ) -> tuple[Candidate, dict[str, float]]:
     keys = jax.random.split(key, 4)
     search_law, check_law, final_law = (
-        sample(k, field, shape, steps=fine_steps, kappa=kappa, grid=shifted_time(fine_steps, 1.5))
-        for k in jax.random.split(keys[0], 3)
+        sample(k, field, shape, steps=fine_steps, kappa=kappa) for k in jax.random.split(keys[0], 3)
     )
     if not np.isfinite(np.asarray(search_law)).all():
         raise ValueError("expected a field with finite fine-grid samples, got NaN or infinity")
@@ -297,41 +297,38 @@ def _fit_sde(
 
 
 # Parameters of a sampler for the SDE: log shift and logs of two powers of the grid; weight and log standard deviation
-# of the frame; extrapolation; how far the last data prediction goes on along its last change; and, above one half,
-# order 2 rather than 1, log SNR rather than the angle as variable, a line that counts with its middle.
-_SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.2, 0.7, 0.7, 0.7])
+# of the frame; extrapolation; correction; how far the last data prediction goes on along its last change; and, above
+# one half, order 2 rather than 1, log SNR rather than the angle as variable, a line that counts with its middle.
+_SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3, 0.2, 0.7, 0.7, 0.7])
 
 
 def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
-    """Where the search begins: the default method, and on several grids SDE-DPM-Solver++(2M), the method of the default
-    in few steps, and the lazy frame by order 1."""
+    """Where the search begins: the default method, and on several grids that method, SDE-DPM-Solver++(2M), half of an
+    extrapolation, and the lazy frame by order 1."""
     default = default_method(steps, jnp.asarray(kappa, float), None, entries, one_path=False)
     weight, log_std = float(jnp.sum(default.frame.weights)), float(jnp.log(default.frame.stds[0]))
     rule = default.solver.rule
-    in_log_snr = float(steps > HALF_SDE)
-    first = [float(jnp.log(default.shift)), 0.0, 0.0, weight, log_std, float(rule.extrapolation), 0.0]
-    first += [float(default.solver.accuracy - 1), in_log_snr, float(rule.midpoint)]
-    kin = [
-        [np.log(shift), 0.0, 0.0, *method]
-        for shift in (1.5, 1.0, 2.0, 3.0)
-        for method in (
-            (0.0, np.log(HALF_STD), 1.0, 0.0, 1.0, 1.0, 1.0),
-            (1.0, np.log(HALF_STD), HALF, 0.0, 1.0, 0.0, 0.0),
-        )
-    ]
-    lazy = [np.log(2.0), 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    own = [weight, log_std, float(rule.extrapolation), float(rule.corrector), 0.0]
+    own += [float(default.solver.accuracy - 1), 0.0, float(rule.midpoint)]
+    first = [float(jnp.log(default.shift)), 0.0, float(jnp.log(default.end)), *own]
+    two_m = [0.0, LOG_HALF, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    half = [1.0, LOG_HALF, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0]
+    shifts = (1.5, 1.0, 2.0, 3.0)
+    kin = [[np.log(shift), 0.0, 0.0, *method] for shift in shifts for method in (own, two_m, half)]
+    lazy = [np.log(2.0), 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     return [np.asarray(parameters) for parameters in (first, *kin, lazy)]
 
 
 def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
     """Table of a sampler with these parameters (see `_SDE_SCALES`), the data prediction last in 2 steps or more."""
     weight, std = np.clip(parameters[3], 0.0, 1.0), np.exp(np.clip(parameters[4], -3.0, 1.0))
-    extrapolation, sharpening = np.clip(parameters[5:7], -1.0, 2.0)
-    second_order, in_log_snr, midpoint = parameters[7:] > 0.5
+    extrapolation, sharpening = np.clip(parameters[[5, 7]], -1.0, 2.0)
+    corrector = np.clip(parameters[6], 0.0, 1.0)
+    second_order, in_log_snr, midpoint = parameters[8:] > 0.5
     frame = Frame(jnp.asarray([weight], float), jnp.asarray([std], float), isotropic())
     variable = log_variable if in_log_snr else angle_variable
     order = 2 if second_order else 1
-    solver = Multistep(order, variable=variable, extrapolation=extrapolation, midpoint=midpoint)
+    solver = Multistep(order, corrector=corrector, variable=variable, extrapolation=extrapolation, midpoint=midpoint)
     grid = _grid(steps, parameters)
     table = solver.table(frame, grid, jnp.asarray(kappa, float), jnp.asarray(steps > 1))
     if steps <= 2:

@@ -25,7 +25,7 @@ FIELDS = {
 
 def end_points(key, field, shape, fine_steps=128):
     solver = lz.Multistep(3, corrector=True)
-    return lz.sample(key, field, shape, steps=fine_steps, solver=solver, grid=lz.grids.shifted_time(fine_steps, 1.5))
+    return lz.sample(key, field, shape, steps=fine_steps, solver=solver, grid=lz.grids.fine_grid(fine_steps))
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_progress_rises_and_the_key_decides(kappa):
 def test_one_step_is_a_data_prediction():
     """From pure noise nothing else is of use: the mean, and what little of the noise is left in the end point."""
     field, heard = lz.targets.gaussian([3.0, -1.0], 1e-6), []
-    plan = lz.tune(KEY, field, (16, 2), 1, trials=5, fine_steps=8, progress=lambda f, m: heard.append(f))
+    plan = lz.tune(KEY, field, (16, 2), 1, trials=5, fine_steps=16, progress=lambda f, m: heard.append(f))
     np.testing.assert_allclose(lz.sample(FRESH, field, (4, 2), plan=plan), [[3.0, -1.0]] * 4, atol=0.01)
     assert heard == [0.2, 0.4, 0.6, 0.8, 1.0]
 
