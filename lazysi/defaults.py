@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lazysi.frames import Frame, flat_frame, gaussian_frame
+from lazysi.grids import power_time
 from lazysi.moments import Moments
 from lazysi.multistep import angle_variable, time_variable
 from lazysi.solvers import Multistep
@@ -49,6 +50,10 @@ class Method(NamedTuple):
     denoise: Bool[Array, ""]
     shift: Float[Array, ""]
     end: Float[Array, ""]
+
+    def grid(self, steps: int) -> Float[Array, " steps+1"]:
+        """Angles of so many steps."""
+        return power_time(steps, self.shift, end=self.end)
 
 
 def default_method(steps: int, kappa: Array, moments: Moments | None, entries: int, *, one_path: bool) -> Method:

@@ -34,7 +34,7 @@ from lazysi.divergence import (
 from lazysi.dynamics import Kappa, lazy_ode_term, lazy_terms, schedule_terms
 from lazysi.fields import Field, Prediction, select
 from lazysi.frames import LazyFrame, gaussian_frame, noise_clock
-from lazysi.grids import power_time, uniform_time
+from lazysi.grids import uniform_time
 from lazysi.moments import isotropic
 from lazysi.noise import SampleNoise
 from lazysi.options import Options
@@ -115,8 +115,7 @@ def grid_of(options: Options, event: tuple[int, ...]) -> Array:
         return options.grid
     if not _takes_table(options):
         return uniform_time(options.steps, options.schedule).astype(options.dtype)
-    method = method_of(options, event)
-    return power_time(options.steps, method.shift, 1.0, method.end).astype(options.dtype)
+    return method_of(options, event).grid(options.steps).astype(options.dtype)
 
 
 def _takes_table(options: Options) -> bool:
@@ -151,11 +150,11 @@ def tabulated(options: Options, event: tuple[int, ...]) -> Options:
 
 @eqx.filter_jit
 def _plan_of(options: Options, event: tuple[int, ...]) -> Plan:
-    grid, kappa = grid_of(options, event), jnp.asarray(options.kappa, options.dtype)
-    frame, solver, denoise, *_ = method_of(options, event)
-    denoise = denoise if options.denoise is None else options.denoise
-    frame = jax.tree.map(lambda leaf: leaf.astype(options.dtype), frame)
-    return Plan(solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments, kappa)
+    method, kappa = method_of(options, event), jnp.asarray(options.kappa, options.dtype)
+    grid = method.grid(options.steps).astype(options.dtype) if options.grid is None else options.grid
+    denoise = method.denoise if options.denoise is None else options.denoise
+    frame = jax.tree.map(lambda leaf: leaf.astype(options.dtype), method.frame)
+    return Plan(method.solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments, kappa)
 
 
 def _sample_table(field: Field, grid: Array, plan: Plan, noise: SampleNoise, save: bool) -> Array:
