@@ -9,9 +9,10 @@ with CUDA graphs, and TF32 allowed, as JAX does). Its schedulers are made before
 timed call. All calls take turns, medians are compared, compile time is apart. Everything runs twice, in processes of
 their own: with threads that spin while they wait, as OpenMP has it by default, and with threads that sleep
 (OMP_WAIT_POLICY=PASSIVE), which beside JAX's threads can be the faster one by far; of either run the faster counts, for
-every call. The fastest peer is marked; a ratio above 1 says that `lz.sample` is faster. On a GPU bfloat16 networks are
-compared too. Run it on an idle machine: with one thread the peer is indifferent to other work, and JAX is not. Results
-in results/throughput.csv.
+every call. On a CPU both take batches of more than 16 whole and in chunks of 16, whose values stay in its caches. The
+ratios are images per second of the faster of ours over those of the call, above 1 where `lz.sample` is faster; the
+fastest peer is marked. On a GPU bfloat16 networks are compared too. Run it on an idle machine: with one thread the peer
+is indifferent to other work, and JAX is not. Results in results/throughput.csv.
 """
 
 import argparse
@@ -42,9 +43,10 @@ import lazysi as lz
 from lazysi.models.sit import SiT
 
 STEPS = 8
-BATCHES = (1, 16, 128)
+BATCHES, CHUNK = (1, 16, 128), 16
 WEIGHTS = resources.files("lazysi") / "assets" / "fashion-mnist.safetensors"
-COLUMNS = ["dtype", "batch", "call", "OMP_WAIT_POLICY", "first call (s)", "images/s", "lz.sample / this", "quartiles"]
+COLUMNS = ["dtype", "batch", "call", "OMP_WAIT_POLICY", "first call (s)", "images/s", "ours / this", "quartiles"]
+OURS = "lz.sample"
 POLICIES = ("default", "PASSIVE")
 
 
@@ -108,26 +110,30 @@ def time_all(repeats: int, *, smoke: bool) -> Iterator[Timing]:
         print_differences("cuda" if gpu else "cpu")
     for dtype in ("float32", "bfloat16") if gpu else ("float32",):
         for batch in (2,) if smoke else BATCHES:
-            calls = {"lz.sample": jax_call(batch, dtype)}
-            if has_peers():
-                calls |= torch_calls(batch, dtype, "cuda" if gpu else "cpu", smoke=smoke)
+            calls: dict[str, Callable[[], Any]] = {}
+            for chunk in (batch, CHUNK) if batch > CHUNK and not gpu else (batch,):
+                added = {OURS: jax_call(batch, chunk, dtype)}
+                if has_peers():
+                    added |= torch_calls(batch, chunk, dtype, "cuda" if gpu else "cpu", smoke=smoke)
+                suffix = "" if chunk == batch else f", chunks of {chunk}"
+                calls |= {name + suffix: call for name, call in added.items()}
             yield from measure(batch, dtype, calls, repeats)
 
 
-def jax_call(batch: int, dtype: str) -> Callable[[], Any]:
+def jax_call(batch: int, chunk: int, dtype: str) -> Callable[[], Any]:
     model = lz.load_pretrained("fashion-mnist", dtype=None if dtype == "float32" else dtype)
-    field = model.field(jnp.arange(batch) % model.config.classes)
-    return lambda: lz.sample(jax.random.key(0), field, (batch, *model.shape), steps=STEPS)
+    field, size = model.field(jnp.arange(batch) % model.config.classes), None if chunk == batch else chunk
+    return lambda: lz.sample(jax.random.key(0), field, (batch, *model.shape), steps=STEPS, chunk_size=size)
 
 
-def torch_calls(batch: int, dtype: str, device: str, *, smoke: bool) -> dict[str, Callable[[], Any]]:
-    """Samplers of diffusers on every variant of the network that runs on this machine."""
+def torch_calls(batch: int, chunk: int, dtype: str, device: str, *, smoke: bool) -> dict[str, Callable[[], Any]]:
+    """Samplers of diffusers on every variant of the network that runs on this machine, so many images at once."""
     import _torch_sit
     import torch
 
     network = _torch_sit.load(WEIGHTS, getattr(torch, dtype), device)
     labels = torch.arange(batch, device=device) % network.config.classes
-    shape, threads = (batch, *network.config.shape), _threads()
+    shape, threads = (chunk, *network.config.shape), _threads()
     counts = {"": threads, ", one thread": 1} if device == "cpu" and threads > 1 else {"": threads}
     modes: dict[str, str | None] = {} if smoke else {"compiled": None}
     if device == "cuda" and not smoke:
@@ -139,7 +145,7 @@ def torch_calls(batch: int, dtype: str, device: str, *, smoke: bool) -> dict[str
         compiled = torch.compile(copy.deepcopy(network), mode=mode, dynamic=False)
         try:
             with torch.inference_mode():
-                compiled(torch.zeros(shape, device=device), torch.zeros((), device=device), labels)
+                compiled(torch.zeros(shape, device=device), torch.zeros((), device=device), labels[:chunk])
         except Exception as error:  # no compiler here
             print(f"torch.compile ({name}) does not run: {str(error).splitlines()[0]}")
         else:
@@ -148,17 +154,20 @@ def torch_calls(batch: int, dtype: str, device: str, *, smoke: bool) -> dict[str
     def draw(scheduler: Any, timesteps: dict[str, Any], network: Any, threads: int) -> Any:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+        parts = []
         with torch.inference_mode():
-            scheduler.set_timesteps(**timesteps)
-            scheduler.set_begin_index(0)
-            times = (1 - scheduler.sigmas).to(device)
-            x = torch.randn(shape, device=device)
-            for step, timestep in enumerate(scheduler.timesteps):
-                # the minus makes a new array, so that CUDA graphs may overwrite the network's
-                x = scheduler.step(-network(x, times[step], labels), timestep, x, return_dict=False)[0]
+            for some in labels.split(chunk):
+                scheduler.set_timesteps(**timesteps)
+                scheduler.set_begin_index(0)
+                times = (1 - scheduler.sigmas).to(device)
+                x = torch.randn(shape, device=device)
+                for step, timestep in enumerate(scheduler.timesteps):
+                    # the minus makes a new array, so that CUDA graphs may overwrite the network's
+                    x = scheduler.step(-network(x, times[step], some), timestep, x, return_dict=False)[0]
+                parts.append(x)
         if device == "cuda":
             torch.cuda.synchronize()
-        return x
+        return parts
 
     return {
         f"diffusers {sampler}, PyTorch {name}": functools.partial(draw, scheduler, timesteps, *variant)
@@ -199,14 +208,14 @@ def measure(batch: int, dtype: str, calls: dict[str, Callable[[], Any]], repeats
 
 
 def table(timings: list[Timing]) -> Iterator[list[Any]]:
-    """One row per call, the faster of its runs; the ratio is images per second of `lz.sample` over those of this."""
+    """One row per call, the faster of its runs, in order; ratios to the faster of ours."""
     for dtype, batch in dict.fromkeys((timing.dtype, timing.batch) for timing in timings):
         fastest: dict[str, Timing] = {}
         for timing in sorted(timings, key=lambda timing: np.median(timing.seconds)):
             if (timing.dtype, timing.batch) == (dtype, batch):
                 fastest.setdefault(timing.call, timing)
-        ours = np.median(fastest["lz.sample"].seconds)
-        peer = next((name for name in fastest if name != "lz.sample"), None)  # they are in order
+        ours = np.median(next(timing.seconds for name, timing in fastest.items() if name.startswith(OURS)))
+        peer = next((name for name in fastest if not name.startswith(OURS)), None)
         for name, timing in fastest.items():
             low, median, high = np.percentile(timing.seconds, (25, 50, 75))
             label = f"{name} (fastest peer)" if name == peer else name

@@ -101,27 +101,24 @@ def attend(
     if flash:
         fused = jax.default_backend() == "gpu" and q.dtype.itemsize == 2
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else None)
-    accurate = jnp.promote_types(q.dtype, jnp.float32)
-    if jax.default_backend() == "cpu" and q.shape[1] * k.shape[1] >= BY_HEAD:
-        return _attend_by_head(q, k, v, accurate)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=accurate)
-    weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
-def _attend_by_head(q: Array, k: Array, v: Array, accurate: DTypeLike) -> Array:
-    """`attend`, one head of one sample after the other: its weights stay in the cache of a processor."""
     batch, _, heads, size = q.shape
+    parts = tuple(x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    if jax.default_backend() != "cpu" or q.shape[1] * k.shape[1] < BY_HEAD:
+        return _average(*parts).transpose(0, 2, 1, 3)
+    # one head of one sample after the other: its weights stay in the cache of a processor
+    by_head = tuple(x.reshape(batch * heads, -1, size) for x in parts)
+    return jax.lax.map(lambda x: _average(*x), by_head).reshape(batch, heads, -1, size).transpose(0, 2, 1, 3)
 
-    def one(parts: tuple[Array, Array, Array]) -> Array:
-        q, k, v = parts
-        logits = jnp.matmul(q, k.T, preferred_element_type=accurate) / math.sqrt(size)
-        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        total = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=accurate)
-        return (total / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
-    parts = tuple(x.transpose(0, 2, 1, 3).reshape(batch * heads, -1, size) for x in (q, k, v))
-    return jax.lax.map(one, parts).reshape(batch, heads, -1, size).transpose(0, 2, 1, 3)
+def _average(
+    q: Float[Array, "*heads tokens size"], k: Float[Array, "*heads keys size"], v: Float[Array, "*heads keys size"]
+) -> Float[Array, "*heads tokens size"]:
+    """softmax(q k^T / sqrt(size)) v, divided by the sum of the weights last: there are fewer entries then."""
+    accurate = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=accurate) / math.sqrt(q.shape[-1])
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    total = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=accurate)
+    return (total / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
 
 def split_heads(qkv: Float[Array, "batch tokens features"], heads: int) -> tuple[Array, Array, Array]:
