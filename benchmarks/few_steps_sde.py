@@ -176,8 +176,6 @@ def measure_at(laws: Laws, n: int, screen: int, rows: list[Row], file: Path | No
     for sampler in samplers:
         if not ran(sampler, screen):
             add(by_excess([laws.compare(sampler, grid, screen) for grid in sampler.grids])[:KEPT])
-    if screen == case.count:
-        return
     baselines = [s for s in samplers if others(s.kind) and s.name not in FINAL]
     best = by_excess([row for sampler in baselines for row in ran(sampler, screen)])[:1]
     final = {*FINAL, *(row.sampler for row in best)}

@@ -122,8 +122,8 @@ def time_all(repeats: int, *, smoke: bool) -> Iterator[Timing]:
 
 def jax_call(batch: int, chunk: int, dtype: str) -> Callable[[], Any]:
     model = lz.load_pretrained("fashion-mnist", dtype=None if dtype == "float32" else dtype)
-    field, size = model.field(jnp.arange(batch) % model.config.classes), None if chunk == batch else chunk
-    return lambda: lz.sample(jax.random.key(0), field, (batch, *model.shape), steps=STEPS, chunk_size=size)
+    field = model.field(jnp.arange(batch) % model.config.classes)
+    return lambda: lz.sample(jax.random.key(0), field, (batch, *model.shape), steps=STEPS, chunk_size=chunk)
 
 
 def torch_calls(batch: int, chunk: int, dtype: str, device: str, *, smoke: bool) -> dict[str, Callable[[], Any]]:

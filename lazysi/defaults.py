@@ -71,15 +71,16 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
         return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), one, one)
     flat = steps <= FLAT_ODE
+    in_time = ~noisy & flat
     frame = flat_frame() if flat else gaussian_frame()
     frame = Frame(jnp.where(noisy, 0.0, frame.weights), frame.stds, frame.moments)
 
     def variable(l: Array) -> Array:  # noqa: E741
-        return jnp.where(noisy | (not flat), angle_variable(l), time_variable(l))
+        return jnp.where(in_time, time_variable(l), angle_variable(l))
 
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
-        corrector=jnp.where(noisy | (not flat), 1.0, FLAT_CORRECTOR),
+        corrector=jnp.where(in_time, FLAT_CORRECTOR, 1.0),
         variable=variable,
     )
     of_size = (entries / ENTRIES) ** GROWTH

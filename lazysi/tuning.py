@@ -44,7 +44,6 @@ FINE = 128  # steps of the solution to follow; angles of a plan are among its ow
 RIDGE = 1e-5  # of the squared size of what is regressed on
 SMALLEST_BATCH = 8
 FINALISTS = 5  # of the search for the SDE, and the default
-LOG_HALF = float(np.log(0.5))
 Progress = Callable[[float, str], None]
 
 
@@ -311,8 +310,8 @@ def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
     own = [weight, log_std, float(rule.extrapolation), float(rule.corrector), 0.0]
     own += [float(default.solver.accuracy - 1), 0.0, float(rule.midpoint)]
     first = [float(jnp.log(default.shift)), 0.0, float(jnp.log(default.end)), *own]
-    two_m = [0.0, LOG_HALF, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
-    half = [1.0, LOG_HALF, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0]
+    two_m = [0.0, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    half = [1.0, np.log(0.5), 0.5, 0.0, 0.0, 1.0, 0.0, 0.0]
     shifts = (1.5, 1.0, 2.0, 3.0)
     kin = [[np.log(shift), 0.0, 0.0, *method] for shift in shifts for method in (own, two_m, half)]
     lazy = [np.log(2.0), 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
