@@ -46,7 +46,6 @@ CACHE = Path(__file__).parent / "results" / ".cache"  # of what takes long and c
 TUNED = (3, 4, 6, 8, 12, 16)  # evaluations with a plan
 TRIALS, TUNE_SEED, EXACT_NUMBER = 60, 0, 1024  # of plans; samples for the exact fields, which cost little
 LAW_STEPS = 200  # of the fine grid
-CHUNK = 640  # samples at once, a multiple of the number of classes, so that every chunk begins with the first one
 BUNDLED = {"fashion-mnist": None, "fashion-mnist, guidance 2": 2.0}  # fields of the bundled plans, with their guidance
 UNTUNED = "shift 1"  # the grid of those who choose none: equal steps of time
 OWN = "its own"  # the grid of the default
@@ -166,7 +165,7 @@ class Case:
     def ours(self, count: int, n: int, *, seed: int | None = None, **options: Any) -> Run:
         """The first `count` samples of `lz.sample`."""
         key, shape = jax.random.key(self.seed if seed is None else seed), (count, *self.problem.event)
-        options |= {"kappa": self.kappa, "dtype": self.problem.dtype, "chunk_size": min(count, CHUNK)}
+        options |= {"kappa": self.kappa, "dtype": self.problem.dtype, "chunk_size": min(count, self.problem.chunk)}
         return Run(np.asarray(lz.sample(key, self.field(count), shape, steps=n, **options)), n)
 
     def fine(self, seed: int, steps: int = LAW_STEPS) -> np.ndarray:
@@ -210,11 +209,15 @@ class Case:
             lz.save_plan(path, plan)
         return plan
 
+    def chunks(self, count: int) -> list[np.ndarray]:
+        """Start noise of the first `count` samples, in chunks."""
+        size = self.problem.chunk
+        return [self.noise[first : min(first + size, count)] for first in range(0, count, size)]
+
     def restated(self, solver: Callable[..., np.ndarray], grid: str, count: int, n: int) -> Run:
         """A sampler of tests/restated.py, from the start noise at the first angle of the grid."""
         parts, calls = [], 0
-        for first in range(0, count, CHUNK):
-            noise = self.noise[first : min(first + CHUNK, count)]
+        for noise in self.chunks(count):
             predict = DataPrediction(self.field(len(noise)), self.problem.dtype)
             parts.append(solver(predict, angles(grid, n), noise.astype(np.float64)))
             calls = predict.calls
@@ -223,10 +226,9 @@ class Case:
     def peer(self, name: str, grid: str, count: int, n: int) -> Run:
         """A sampler of another library; each chunk of an SDE has a seed of its own."""
         runs = []
-        for first in range(0, count, CHUNK):
-            noise = self.noise[first : min(first + CHUNK, count)]
-            velocity = Velocity(self.field(len(noise)))
-            runs.append(solve(name, grid, velocity, noise, n, kappa=self.kappa, seed=self.seed + first))
+        for number, noise in enumerate(self.chunks(count)):
+            velocity, seed = Velocity(self.field(len(noise))), self.seed + number * self.problem.chunk
+            runs.append(solve(name, grid, velocity, noise, n, kappa=self.kappa, seed=seed))
         return Run(np.concatenate([run.samples for run in runs]), max(run.evaluations for run in runs))
 
     def samplers(self, n: int) -> Iterator[Sampler]:

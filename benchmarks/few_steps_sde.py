@@ -7,9 +7,10 @@
 
 Against three draws of the sampler's own fine-grid law: sliced 2-Wasserstein distance W and Frechet distance in features
 (the classifier's for Fashion-MNIST, the values themselves elsewhere), what the draws have between them (the floor), and
-total standard deviation; means over draws and pairs of draws. Every sampler on all its grids with the first fifth of
-the samples, of which the best two are kept; with all samples, on those two, the samplers in `FINAL` and the best
-baseline beside them. Rows are in results/few_steps_sde.csv and are not run again.
+total standard deviation; means over draws and pairs of draws. Every baseline on all its grids with a few samples, of
+which the best two of each are kept; with all samples and on other noise, which chose nothing, the default, the plan and
+the nearest baselines: three of SDE-DPM-Solver++(2M)'s (in three versions: restated, and with two options of diffusers),
+one of Euler-Maruyama's and one of all others'. Rows are in results/few_steps_sde.csv and are not run again.
 
 Excess. Even a sampler with the right law has the floor as its distance, because draws are finite. To leading order the
 draws add to W^2, not to W, so that the unbiased excess is W^2 - floor^2, here as a signed root (negative where the
@@ -20,8 +21,7 @@ What a draw of the law has for an excess by chance is estimated from the three d
 draw of the law" to the baseline decide nothing.
 
 The best of each sampler are in results/few_steps_sde_best.csv; results/few_steps_sde_ratios.csv has the excess of the
-default and of the plan over that of SDE-DPM-Solver++(2M), the better of ours and diffusers' on its best grid, and over
-that of the best baseline (no figure where that has no excess), and standard deviations over the law's.
+default and of the plan over that of SDE-DPM-Solver++(2M), the nearest version on its best grid, and over that of the best baseline (no figure where that has no excess), and standard deviations over the law's.
 """
 
 import argparse
@@ -43,10 +43,11 @@ from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_o
 from lazysi import metrics  # noqa: E402
 
 EVALUATIONS, KAPPAS = (3, 4, 6, 8, 12, 16), (1.0, 0.25, 2.0)
-COUNT, SCREEN, KEPT = 5000, 5, 2  # samples, of which one in five screens the grids; grids that are kept
-LAW_SEEDS, SEED = (10, 11, 12), 7
-SOLVER = "SDE-DPM-Solver++(2M)"  # in three versions: restated, and with two options of diffusers
-FINAL = ("default", "plan", SOLVER, f"diffusers {SOLVER}", f"diffusers {SOLVER}, heun", EULER)
+COUNT, KEPT = 5000, 2  # samples; grids of a sampler that are kept
+SCREEN = {"fashion-mnist": 120, "fashion-mnist, guidance 2": 120}  # samples on which grids are tried, elsewhere 1000
+LAW_SEEDS, SCREEN_SEED, SEED = (10, 11, 12), 7, 20
+SOLVER = "SDE-DPM-Solver++(2M)"
+FINALISTS = {SOLVER: 3, EULER: 1, "others": 1}  # runs with all samples of these baselines, the nearest ones
 FILE = RESULTS / "few_steps_sde.csv"
 
 
@@ -91,7 +92,7 @@ class Laws:
     """Fine-grid draws of a case, and their features."""
 
     def __init__(self, case: Case, steps: int) -> None:
-        self.case, self.features = case, features_of(case.problem)
+        self.features = features_of(case.problem)
         draws = [case.fine(seed, steps) for seed in LAW_SEEDS]
         self.draws = [(draw, self.features(draw)) for draw in draws]
         self.floor = functools.cache(self._floor)
@@ -116,15 +117,16 @@ class Laws:
         """The first samples of every draw, and their features."""
         return [(draw[:count], features[:count]) for draw, features in self.draws]
 
-    def compare(self, sampler: Sampler, grid: str, count: int) -> Row:
-        """The row of a run of the first samples; NaN where it is not finite."""
-        samples, laws = self.case.attempt(sampler, grid, count).samples, self.first(count)
+    def compare(self, case: Case, sampler: Sampler, grid: str) -> Row:
+        """The row of a run; NaN where it is not finite."""
+        count = case.count
+        samples, laws = case.attempt(sampler, grid, count).samples, self.first(count)
         sliced = frechet = std = float("nan")
         if np.isfinite(samples).all():
             ours = samples, self.features(samples)
             sliced, frechet = mean_distances((ours, law) for law in laws)
             std = float(metrics.total_std(samples))
-        head = (self.case.problem.name, self.case.kappa, sampler.kind, sampler.name, grid, sampler.budget, count)
+        head = (case.problem.name, case.kappa, sampler.kind, sampler.name, grid, sampler.budget, count)
         floor = self.floor(count)
         return Row(*head, sliced, floor[0], self.chance(count), frechet, floor[1], std, self.std(count))
 
@@ -148,21 +150,25 @@ def measure(
 ) -> list[Row]:
     """Rows of all runs, those in `file` taken from there and the others added to it."""
     rows = read_rows(file, Row)
+    cache = None if file is None else CACHE
     for name in names:
         for kappa in kappas:
-            case = Case(name, count, kappa=kappa, seed=SEED, trials=trials, cache=None if file is None else CACHE)
-            laws = Laws(case, steps)
+            screen = min(SCREEN.get(name, 1000), count // 5)
+            numbers = ((screen, SCREEN_SEED), (count, SEED))
+            few, all_of_them = (
+                Case(name, number, kappa=kappa, seed=seed, trials=trials, cache=cache) for number, seed in numbers
+            )
+            laws = Laws(all_of_them, steps)
             for n in wanted:
-                measure_at(laws, n, max(count // SCREEN, 1), rows, file)
+                measure_at(laws, few, all_of_them, n, rows, file)
     return rows
 
 
-def measure_at(laws: Laws, n: int, screen: int, rows: list[Row], file: Path | None) -> None:
-    """Adds what is missing at n evaluations: all samplers on few samples, the best of them on all."""
-    case = laws.case
+def measure_at(laws: Laws, few: Case, all_of_them: Case, n: int, rows: list[Row], file: Path | None) -> None:
+    """Adds what is missing at n evaluations: all grids on few samples, the best of them on all."""
 
-    def ran(sampler: Sampler, count: int) -> list[Row]:
-        this = (case.problem.name, case.kappa, sampler.name, n, count)
+    def ran(case: Case, sampler: Sampler) -> list[Row]:
+        this = (case.problem.name, case.kappa, sampler.name, n, case.count)
         found = [row for row in rows if (row.field, row.kappa, row.sampler, row.evaluations, row.samples) == this]
         # a plan of other trials is another run
         return [row for row in found if row.grid in sampler.grids]
@@ -170,19 +176,25 @@ def measure_at(laws: Laws, n: int, screen: int, rows: list[Row], file: Path | No
     def add(new: list[Row]) -> None:
         rows.extend(new)
         append_rows(file, COLUMNS, new)
-        print(*new[0], flush=True)
+        for row in new:
+            print(*row, flush=True)
 
-    samplers = list(case.samplers(n))
-    for sampler in samplers:
-        if not ran(sampler, screen):
-            add(by_excess([laws.compare(sampler, grid, screen) for grid in sampler.grids])[:KEPT])
-    baselines = [s for s in samplers if others(s.kind) and s.name not in FINAL]
-    best = by_excess([row for sampler in baselines for row in ran(sampler, screen)])[:1]
-    final = {*FINAL, *(row.sampler for row in best)}
-    for sampler in samplers:
-        if sampler.name in final and not ran(sampler, case.count):
-            grids = [row.grid for row in by_excess(ran(sampler, screen))]
-            add(by_excess([laws.compare(sampler, grid, case.count) for grid in grids]))
+    candidates = []
+    for sampler in few.samplers(n):
+        if sampler.kind in {"ours", "tuned"}:
+            continue
+        if not ran(few, sampler):
+            add(by_excess([laws.compare(few, sampler, grid) for grid in sampler.grids])[:KEPT])
+        candidates += ran(few, sampler)
+    groups: dict[str, list[Row]] = {name: [] for name in FINALISTS}
+    for row in by_excess([row for row in candidates if others(row.kind)]):
+        groups[next((name for name in FINALISTS if name in row.sampler), "others")].append(row)
+    chosen = {(row.sampler, row.grid) for name, number in FINALISTS.items() for row in groups[name][:number]}
+    for sampler in all_of_them.samplers(n):
+        there = {row.grid for row in ran(all_of_them, sampler)}
+        for grid in sampler.grids:
+            if grid not in there and (sampler.kind in {"ours", "tuned"} or (sampler.name, grid) in chosen):
+                add([laws.compare(all_of_them, sampler, grid)])
 
 
 def compared(rows: list[Row], field: str, kappa: float, n: int, count: int) -> list[Row]:
