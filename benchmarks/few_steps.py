@@ -3,6 +3,7 @@
     pip install -e '.[parity]'
     python benchmarks/few_steps.py                              # hours on two cores; goes on where it was stopped
     python benchmarks/few_steps.py --fields digits mixture      # an hour
+    python benchmarks/few_steps.py --fields digits --evaluations 24 32 50 --untuned    # on equal steps of time alone
     python benchmarks/few_steps.py --report                     # tables and figure of what there is
 
 ODE: RMS distance to the fine-grid end point, against evaluations of the network counted inside it. Each sampler runs on
@@ -119,20 +120,30 @@ def run_grids(errors: Errors, sampler: Sampler) -> list[Row]:
     return [errors.row(sampler, grid) for grid in grids]
 
 
-def missing_grids(rows: list[Row], case: Case, sampler: Sampler) -> tuple[str, ...]:
-    """Grids that a sampler is still to be run on; of a screened one that has rows, only equal steps of time."""
+def missing_grids(rows: list[Row], case: Case, sampler: Sampler, untuned: bool) -> tuple[str, ...]:
+    """Grids that a sampler is still to be run on; of a screened one that has rows, only equal steps of time.
+
+    With `untuned` nobody is run on any other grid, and ours on a best grid not at all.
+    """
     this = (case.problem.name, sampler.kind, sampler.name, case.count)
     ran = [row for row in rows if (row.field, row.kind, row.sampler, row.samples) == this]
     if sampler.name in ADAPTIVE:  # runs once
         return () if ran else sampler.grids
     grids = {row.grid for row in ran if row.budget == sampler.budget}
-    if grids and len(sampler.grids) > 1 and SCREEN.get(case.problem.name, SCREEN_ELSE) is not None:
+    if untuned and UNTUNED in sampler.grids:
+        return () if UNTUNED in grids or not others(sampler.kind) else (UNTUNED,)
+    if grids - {UNTUNED} and len(sampler.grids) > 1 and SCREEN.get(case.problem.name, SCREEN_ELSE) is not None:
         return () if UNTUNED in grids else (UNTUNED,)
     return tuple(grid for grid in sampler.grids if grid not in grids)
 
 
 def measure(
-    names: list[str], wanted: tuple[int, ...], counts: Mapping[str, int], trials: int, file: Path | None
+    names: list[str],
+    wanted: tuple[int, ...],
+    counts: Mapping[str, int],
+    trials: int,
+    file: Path | None,
+    untuned: bool = False,
 ) -> list[Row]:
     """Rows of all runs, those in `file` taken from there and the others added to it."""
     rows = read_rows(file, Row)
@@ -143,7 +154,7 @@ def measure(
         for n in wanted:
             errors = Errors(case, end, list(case.samplers(n)))
             for sampler in errors.samplers.values():
-                grids = missing_grids(rows, case, sampler)
+                grids = missing_grids(rows, case, sampler, untuned)
                 if not grids:
                     continue
                 begin = time.perf_counter()
@@ -191,6 +202,8 @@ def ratios(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) -> li
                     untuned = [row for row in baselines if row.grid == UNTUNED or row.sampler in ADAPTIVE]
                     complete = {row.sampler for row in untuned} == {row.sampler for row in baselines}
                     baselines = untuned if complete else []
+                elif {row.grid for row in baselines if row.sampler not in ADAPTIVE} == {UNTUNED}:
+                    baselines = []  # nobody was run on any other grid
                 value, error = ratio([row for row in here if row.sampler == ours], baselines)
                 values.append(value)
                 errors.append(error)
@@ -239,6 +252,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS)
     parser.add_argument("--count", type=int, default=None, help="samples (default: by field)")
     parser.add_argument("--trials", type=int, default=TRIALS, help="grids tried for each plan that is not bundled")
+    parser.add_argument("--untuned", action="store_true", help="all baselines on equal steps of time alone")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
@@ -247,7 +261,7 @@ def main() -> None:
         rows = measure(["mixture"], (3,), counts, 2, None)
     else:
         names = [] if arguments.report else arguments.fields
-        rows = measure(names, tuple(arguments.evaluations), counts, arguments.trials, FILE)
+        rows = measure(names, tuple(arguments.evaluations), counts, arguments.trials, FILE, arguments.untuned)
     budgets = sorted({row.budget for row in rows})
     best = best_rows(rows, budgets, counts)
     columns = ["field", "kind", "sampler", *map(str, budgets)]
