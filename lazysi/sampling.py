@@ -63,17 +63,16 @@ def sample(
             `diffrax.Euler` under a schedule.
         grid: steps + 1 increasing angles from 0 to pi/2, or a function of `steps` that returns them; by default equal
             steps of the schedule's time, in a frame of the linear schedule's. For the default method in 2 steps or more
-            these are shifted by (entries of a sample / 784)^(1/7), times 1.3 up to 4 steps; from 5 on, times 1.5 for
-            the SDE, and for the ODE 1.2 up to 9 steps and 1 from 10, and from 8 on the ODE's shrink towards the data
-            (see `defaults`). A `solver`, `frame`, `moments` or `brownian_tolerance` of yours leaves them equal. (A
-            kappa above 1 wants equal steps of the angle.)
+            these are shifted and, from 8 steps of an ODE on, shrink towards the data, by the number of steps and of
+            entries of a sample (see `defaults`). A `solver`, `frame`, `moments` or `brownian_tolerance` of yours leaves
+            them equal. (A kappa above 1 wants equal steps of the angle.)
         moments: of the data, for the lazy frame: the solver then is exact for the Gaussian with these moments.
         frame: what part of the motion is taken out exactly, instead of the lazy frame of `moments`: see `point_frame`,
             `measure_frame`.
         plan: a sampler fitted to this field, from `tune` or `load_plan`; decides all of the above.
         dtype: float32 or float64 of the states; by default JAX's float.
         denoise: whether the last step in a frame returns the data prediction (True) or goes on (False). By default it
-            does for kappa > 0 and for an ODE in 2 to 7 steps, but never with `moments` or in one step: there the frozen
+            does for kappa > 0 and for an ODE in 2 to 9 steps, but never with `moments` or in one step: there the frozen
             step is the right law.
         stepsize_controller: for an adaptive solve, for instance `diffrax.PIDController`; steps then only set the first
             and last legs under a schedule.

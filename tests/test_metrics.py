@@ -152,6 +152,28 @@ def test_energy_distance_has_a_derivative_where_points_meet(x64):
     assert np.sum(slope * direction) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
 
 
+def test_energy_difference_is_that_of_the_distances(x64):
+    x, other, y = points(0, 9, 2, 3), 2 * points(1, 9, 2, 3), points(2, 9, 2, 3) + 0.3
+    difference, error = metrics.energy_difference(x, other, y)
+    assert abs(difference - (metrics.energy_distance(x, y) - metrics.energy_distance(other, y))) < ROUNDOFF
+    assert error > 0
+    assert abs(jax.jit(metrics.energy_difference)(x, other, y)[1] - error) < ROUNDOFF
+
+
+@pytest.mark.parametrize(("scale", "low", "high"), [(0.3, 0.95, 1.2), (1.0, 1.25, 1.55)])
+def test_energy_difference_knows_its_standard_error(x64, scale, low, high):
+    """Where the laws differ, but for terms in the number of samples; where both are right the root of 2 too large."""
+    x, other, y = (jnp.asarray(points(seed, 600, 100, 3)) for seed in range(3))
+    differences, errors = jax.lax.map(lambda draws: metrics.energy_difference(*draws), (x, scale * other, y))
+    ratio = np.sqrt(np.mean(np.square(errors))) / np.std(differences)  # known to 1 / sqrt(2 * 600) = 0.03
+    assert low < ratio < high
+
+
+def test_common_noise_makes_the_difference_sharper(x64):
+    x, other, y = points(0, 400, 3), points(1, 400, 3), points(2, 400, 3)
+    assert 3 * metrics.energy_difference(x, 0.9 * x, y)[1] < metrics.energy_difference(x, 0.9 * other, y)[1]
+
+
 def test_frechet_distance_is_that_of_the_matrix_root():
     mixing = np.diag([1.0, 0.5, 0.2, 0.1, 0.01]) @ points(2, 5, 5)
     x, y = points(0, 60, 5) @ mixing, 2 * points(1, 45, 5) @ mixing.T + 0.3
@@ -268,6 +290,10 @@ def test_features_are_taken_in_batches_of_one_shape():
             r"expected `x` and `y` of one shape with at least 2 samples, got \(2, 3\) and \(3, 3\)",
         ),
         (lambda: lz.metrics.energy_distance(np.ones((1, 3)), np.ones((1, 3))), "at least 2 samples, got"),
+        (
+            lambda: lz.metrics.energy_difference(np.ones((3, 3)), np.ones((2, 3)), np.ones((3, 3))),
+            r"expected `other` and `y` of one shape with at least 2 samples, got \(2, 3\) and \(3, 3\)",
+        ),
         (lambda: lz.metrics.frechet_distance(np.ones(3), np.ones((2, 3))), r"expected features of shape \(count, d\)"),
         (
             lambda: lz.metrics.frechet_distance(np.ones((1, 3)), np.ones((2, 3))),
