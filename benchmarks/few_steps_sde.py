@@ -16,13 +16,13 @@ Excess. Even a sampler with the right law has the floor as its distance, because
 draws add to W^2, not to W, so that the unbiased excess is W^2 - floor^2, here as a signed root (negative where the
 samples are nearer than a draw of the law would be, by chance or as below); the Frechet distance is a square already,
 and its excess is the difference. A law that is too narrow lowers the distance to a finite draw, whose own spread then
-counts only once, so that the standard deviation over that of the law has to be read beside it: it is in the tables too.
+counts only once, so that the total variance over that of the law has to be read beside it: it is in the tables too.
 What a draw of the law has for an excess by chance is estimated from halves of the draws: ratios near that of "a draw
 of the law" to the baseline decide nothing.
 
 The best of each sampler are in results/few_steps_sde_best.csv; results/few_steps_sde_ratios.csv has the excess of the
 default and of the plan over that of SDE-DPM-Solver++(2M), the nearest version on its best grid, and over that of the
-best baseline (no figure where that has no excess), and standard deviations over the law's.
+best baseline (no figure where that has no excess), and total variances over the law's.
 """
 
 import argparse
@@ -82,8 +82,9 @@ class Row(NamedTuple):
         return self.frechet - self.frechet_floor
 
     @property
-    def std_ratio(self) -> float:
-        return self.std / self.law_std
+    def variance_ratio(self) -> float:
+        """Total variance over the law's."""
+        return (self.std / self.law_std) ** 2
 
 
 COLUMNS = ("field", "kappa", "kind", "sampler", "grid", "evaluations", "samples", "sliced W2", "its floor")
@@ -226,7 +227,7 @@ def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
 
 
 def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]]:
-    """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; standard deviations over the law's."""
+    """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; total variances over the law's."""
     table: list[list[object]] = []
     for field, kappa in cases(rows):
         here = {n: compared(rows, field, kappa, n, count) for n in budgets}
@@ -239,14 +240,14 @@ def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]
                 for measure, name in (("sliced_excess", "sliced W2 excess"), ("frechet_excess", "Frechet excess")):
                     line = [ratio(least(mine[n], measure), least(theirs[n], measure)) for n in budgets]
                     table.append([field, f"{kappa:g}", ours, label, name, *line])
-            spreads = [least(mine[n], "std_ratio") for n in budgets]
-            table.append([field, f"{kappa:g}", ours, "the law", "total std", *spreads])
+            spreads = [least(mine[n], "variance_ratio") for n in budgets]
+            table.append([field, f"{kappa:g}", ours, "the law", "total variance", *spreads])
         excess = {n: least([row for row in here[n] if SOLVER in row.sampler], "sliced_excess") for n in budgets}
         line = [ratio(least(here[n], "sliced_chance"), excess[n]) for n in budgets]
         table.append([field, f"{kappa:g}", "a draw of the law", SOLVER, "sliced W2 excess", *line])
         nearest = {n: by_excess([row for row in here[n] if SOLVER in row.sampler])[:1] for n in budgets}
-        spreads = [least(nearest[n], "std_ratio") for n in budgets]
-        table.append([field, f"{kappa:g}", SOLVER, "the law", "total std", *spreads])
+        spreads = [least(nearest[n], "variance_ratio") for n in budgets]
+        table.append([field, f"{kappa:g}", SOLVER, "the law", "total variance", *spreads])
     return table
 
 

@@ -65,7 +65,7 @@ def main() -> None:
             "seed": 0,
         }
         if not arguments.smoke:
-            lz.save_plan(path, lz.Plan(plan.table, plan.moments, plan.kappa, json.dumps(about)))
+            lz.save_plan(path, plan.described(about))
         error, floor = about.get("rms", about.get("sliced_wasserstein")), about.get("floor", "")
         rows.append([steps, kappa, guidance, error, floor, time.perf_counter() - start])
         print(f"{path.stem}: {error:.4g} after {rows[-1][-1]:.0f} s", flush=True)

@@ -3,7 +3,8 @@
 | | ODE | SDE |
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
-| 2 to 4 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
+| 2 to 3 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
+| 4 | the same | order 2: point frame in linear time, corrector |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
 | 8 to 9 | order 3: the same, smaller steps near the data | the same |
 | more | the same, frozen step last | the same |
@@ -13,7 +14,8 @@ All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps retu
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample and falls with the
 number of steps. For the ODE it is 1.3 up to 4 steps, 1.2 up to 9, then 1 (for 784 entries), and the time that is left
 has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24, less in samples of fewer than 64 entries. For the SDE
-it is 4.5 / steps, but at least 0.75 whatever the number of entries.
+it is 4.5 / steps up to 3 steps, then 5 / steps, but whatever the number of entries at least 6 / steps, and this between
+0.5 and 0.75.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
@@ -37,7 +39,9 @@ FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE = 4, 7, 9  # most steps with these meth
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 FLAT_SHIFT, DENOISED_SHIFT = 1.3, 1.2  # in few steps of the ODE
-SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 0.75  # the first over the number of steps
+ANGLE_SDE = 3  # most steps of the SDE that extrapolate in the angle
+ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
+LEAST_SDE_RANGE = 0.5, 0.75  # of the last
 END_POWERS = ((24, 1.5), (8, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
 END_ENTRIES = 64  # of a sample from which on the power is taken in full
 
@@ -71,7 +75,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
         return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), one, one)
     flat = steps <= FLAT_ODE
-    in_time = ~noisy & flat
+    in_time = jnp.where(noisy, steps > ANGLE_SDE, flat)
     frame = flat_frame() if flat else gaussian_frame()
     frame = Frame(jnp.where(noisy, 0.0, frame.weights), frame.stds, frame.moments)
 
@@ -80,12 +84,14 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
-        corrector=jnp.where(in_time, FLAT_CORRECTOR, 1.0),
+        corrector=jnp.where(noisy | (not flat), 1.0, FLAT_CORRECTOR),
         variable=variable,
     )
     of_size = (entries / ENTRIES) ** GROWTH
     of_ode = FLAT_SHIFT if flat else DENOISED_SHIFT if steps <= DENOISED_ODE else 1.0
-    shift = jnp.where(noisy, max(SDE_SHIFT / steps * of_size, LEAST_SDE_SHIFT), of_ode * of_size)
+    of_sde = (ANGLE_SDE_SHIFT if steps <= ANGLE_SDE else TIME_SDE_SHIFT) / steps * of_size
+    of_sde = max(of_sde, min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1]))
+    shift = jnp.where(noisy, of_sde, of_ode * of_size)
     full = next(power for least, power in END_POWERS if steps >= least)
     end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(END_ENTRIES)))
     return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift.astype(kappa.dtype), end.astype(kappa.dtype))

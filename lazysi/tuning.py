@@ -2,9 +2,10 @@
 
 ODE. For given angles the best linear multistep method is a linear least squares problem, step by step: the state of a
 fine-grid solution at the next angle, from the same start noise, is regressed on the state the method has reached and
-its last data predictions, with a ridge towards a known method (DPM-Solver++(2M)). A handful of numbers a step, shared
-by all entries of all samples, so a small batch determines them. Around it, a random search over three parameters of
-the grid and then over single angles.
+its last values of Q in a frame, with a ridge towards a known method in that frame: the default, or DPM-Solver++(2M),
+whose Q is the data prediction. A handful of numbers a step, shared by all entries of all samples, so a small batch
+determines them. Around it, a random search over the frame and three parameters of the grid and then over single angles.
+The default method as it is takes part too.
 
 SDE. There is no path to follow, only a law: a random search over the grid, the frame, the order and how far and in
 which variable to extrapolate, from the default method, SDE-DPM-Solver++(2M) and their kin, for the unbiased energy
@@ -26,13 +27,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from lazysi.checks import check_number, known
-from lazysi.defaults import default_method
-from lazysi.fields import Field
+from lazysi.defaults import Method, default_method
+from lazysi.fields import Field, Prediction
 from lazysi.frames import Frame, point_frame
 from lazysi.grids import fine_grid, power_time
 from lazysi.metrics import energy_difference, energy_distance, rms, sliced_wasserstein, total_std
 from lazysi.moments import isotropic
-from lazysi.multistep import HISTORY, Table, angle_variable, log_variable
+from lazysi.multistep import HISTORY, Table, Variable, angle_variable, log_variable, time_variable
 from lazysi.options import check_field, check_shape, count
 from lazysi.plans import Plan
 from lazysi.sampling import sample, sample_path
@@ -41,8 +42,10 @@ from lazysi.solvers import Multistep
 __all__ = ["tune"]
 
 FINE = 128  # steps of the solution to follow; angles of a plan are among its own
-RIDGE = 1e-5  # of the squared size of what is regressed on
+RIDGE = 1e-4  # of the squared size of what is regressed on
 SMALLEST_BATCH = 8
+_ONE = np.ones(())
+DPM_SOLVER = Method(point_frame(), Multistep(2, variable=log_variable, midpoint=True), np.asarray(True), _ONE, _ONE)
 FINALISTS = 5  # of the search for the SDE, and the default
 Progress = Callable[[float, str], None]
 
@@ -80,10 +83,9 @@ def tune(
         progress: called with the fraction done and a word on the best so far.
 
     Returns:
-        the plan with the least error on the held-out half; for the SDE the best of the search on a held-out draw, if it
-            is ahead of the default method there by a standard error, and else the default method. `plan.about` is JSON
-            text of what was measured: for the ODE `rms` on that half; for the SDE, on a further draw that decided
-            nothing, `energy_distance` (0 on average for the right law), `sliced_wasserstein` with the `floor` that a
+        the plan with the least error on the held-out half, for the SDE on a held-out draw, if it is ahead of the
+            default method there by a standard error, and else the default method. `plan.about` is JSON text of what was
+            measured: for the ODE `rms` on that half; for the SDE, on a further draw that decided nothing, `energy_distance` (0 on average for the right law), `sliced_wasserstein` with the `floor` that a
             fine-grid draw scores, `total_std` and `total_std_law`.
 
     Raises:
@@ -157,39 +159,47 @@ def _fit_ode(
     angles, path = (np.asarray(a) for a in sample_path(key, field, shape, steps=fine_steps, solver=accurate, grid=fine))
     if not np.isfinite(path[-1]).all():
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
-    ask = eqx.filter_jit(lambda field, angle, u: field(angle, u).data)
+    ask = eqx.filter_jit(lambda field, angle, u: field(angle, u))
     half = shape[0] // 2
+    default = default_method(steps, jnp.asarray(kappa, float), None, math.prod(shape[1:]), one_path=False)
+    methods = [_method_table(default), _method_table(DPM_SOLVER)]
 
-    def predict(angle: float, u: np.ndarray) -> np.ndarray:
-        return np.asarray(ask(field, jnp.asarray(angle, path.dtype), jnp.asarray(u)))
+    def predict(angle: float, u: np.ndarray) -> Prediction:
+        prediction = ask(field, jnp.asarray(angle, path.dtype), jnp.asarray(u))
+        return Prediction(np.asarray(prediction.noise), np.asarray(prediction.data))
 
     first_prediction = predict(0.0, path[0])  # every candidate begins with it
 
-    def follow(numbers: np.ndarray) -> tuple[float, Table]:
+    def follow(numbers: np.ndarray, method: int) -> tuple[float, Table]:
         """The fitted table on the fine angles of these numbers, and its error on the second half."""
         grid = angles[numbers].astype(np.float64)
-        priors = np.asarray(_dpm_solver(jnp.asarray(grid)), np.float64)
-        rows, u, predictions = [], path[0], [first_prediction]
+        table = methods[method](jnp.asarray(grid))
+        known_rows = np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1)
+        data, noise = np.asarray(table.data, path.dtype), np.asarray(table.noise, path.dtype)
+        rows, u, values = np.zeros_like(known_rows, np.float64), path[0], []
         for n in range(steps):
-            if n:
-                predictions = [predict(grid[n], u), *predictions][:HISTORY]
-            prior = priors[n, : 1 + len(predictions)]
-            row = _regress(np.stack([u, *predictions]), path[numbers[n + 1]], prior, half)
-            rows.append(row)
-            u = np.tensordot(row, np.stack([u, *predictions]), 1).astype(path.dtype)
-        return float(rms(u[half:], path[-1][half:])), _table(grid, rows)
+            prediction = predict(grid[n], u) if n else first_prediction
+            values = [data[n] * prediction.data - noise[n] * prediction.noise, *values][:HISTORY]
+            features = np.stack([u, *values])
+            prior = known_rows[n, : len(features)].astype(np.float64)
+            row = _regress(features, path[numbers[n + 1]], prior, half)
+            rows[n, : len(row)] = row
+            u = np.tensordot(row, features, 1).astype(path.dtype)
+        fitted = jnp.asarray(rows[:, 0], float), jnp.asarray(rows[:, 1:], float)
+        table = eqx.tree_at(lambda table: (table.stay, table.weights), table, fitted)
+        return float(rms(u[half:], path[-1][half:])), table
 
     def evaluate(parameters: np.ndarray) -> Candidate:
         numbers = _nearest(np.asarray(_grid(steps, parameters)), angles)
-        error, table = follow(numbers)
+        error, table = follow(numbers, int(parameters[3] > 0.5))
         return Candidate(error, parameters, table)
 
-    default = default_method(steps, jnp.asarray(kappa, float), None, math.prod(shape[1:]), one_path=False)
-    grids = [(default.shift, default.end), (1.0, 1.0), (1.5, 1.0), (2.0, 1.0), (3.0, 1.0)]
-    start = [np.asarray([np.log(shift), 0.0, np.log(end)]) for shift, end in grids] + [np.asarray([0.4, 0.2, 0.2])]
+    own = np.asarray([np.log(default.shift), 0.0, np.log(default.end)])
+    grids = [*(np.asarray([np.log(shift), 0.0, 0.0]) for shift in (1.0, 1.5, 2.0, 3.0)), np.asarray([0.4, 0.2, 0.2])]
+    start = [np.append(own, 0.0), *(np.append(grid, 1.0) for grid in (own, *grids)), np.append(grids[1], 0.0)]
     coarse = max(1, (2 * trials) // 3) if steps > 1 else trials
     report = lambda number, best: progress((number + 1) / trials, f"RMS {best.error:.4f}")  # noqa: E731
-    best = _search(start, np.asarray([0.5, 0.3, 0.3]), coarse, evaluate, report)[0]
+    best = _search(start, np.asarray([0.5, 0.3, 0.3, 0.7]), coarse, evaluate, report)[0]
     # single angles, in turn
     numbers, random = _nearest(np.asarray(best.table.angles), angles), np.random.RandomState(1)
     for number in range(coarse, trials):
@@ -198,11 +208,32 @@ def _fit_ode(
         reach = max(1, (numbers[place + 1] - numbers[place - 1]) // 4)
         moved[place] += random.choice([-1, 1]) * random.randint(1, reach + 1)
         if numbers[place - 1] < moved[place] < numbers[place + 1]:
-            error, table = follow(moved)
+            error, table = follow(moved, int(best.parameters[3] > 0.5))
             if error < best.error:
                 best, numbers = Candidate(error, best.parameters, table), moved
         report(number, best)
-    return best, {"rms": best.error}
+
+    plain = Candidate(math.nan, start[0], methods[0](default.grid(steps)))
+    squares = []
+    for candidate in (best, plain):
+        plan = Plan(candidate.table, isotropic(), jnp.asarray(kappa, float))
+        gap = np.asarray(sample(key, field, shape, plan=plan), np.float64)[half:] - path[-1][half:]
+        squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
+    gain = squares[1] - squares[0]
+    if np.mean(gain) < np.std(gain, ddof=1) / math.sqrt(len(gain)):  # a few samples between two outcomes decide
+        best, squares = plain, squares[1:]
+    return best, {"rms": math.sqrt(np.mean(squares[0]))}
+
+
+def _method_table(method: Method) -> Callable[[Array], Table]:
+    """The table of a method of the ODE on a grid, which ends at 0 and pi/2 exactly."""
+
+    @eqx.filter_jit
+    def table(grid: Array) -> Table:
+        grid = grid.at[0].set(0).at[-1].set(jnp.pi / 2)
+        return method.solver.table(method.frame, grid, jnp.zeros((), grid.dtype), method.denoise)
+
+    return table
 
 
 def _grid(steps: int, parameters: np.ndarray) -> Array:
@@ -221,14 +252,6 @@ def _nearest(grid: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return numbers
 
 
-@eqx.filter_jit
-def _dpm_solver(grid: Array) -> Array:
-    """Factors of the state and of the last data predictions in every step of DPM-Solver++(2M)."""
-    solver = Multistep(2, variable=log_variable, midpoint=True)
-    table = solver.table(point_frame(), grid, jnp.zeros((), grid.dtype), jnp.asarray(True))
-    return jnp.concatenate([table.stay[:, None], table.weights], axis=1)
-
-
 def _regress(features: np.ndarray, target: np.ndarray, prior: np.ndarray, half: int) -> np.ndarray:
     """Least squares weights on the first `half` samples, with a ridge towards `prior`."""
     matrix = features[:, :half].reshape(len(features), -1).astype(np.float64)
@@ -236,18 +259,6 @@ def _regress(features: np.ndarray, target: np.ndarray, prior: np.ndarray, half: 
     gram = matrix @ matrix.T
     ridge = RIDGE * np.trace(gram) / len(gram)
     return prior + np.linalg.solve(gram + ridge * np.eye(len(gram)), matrix @ gap)
-
-
-def _table(grid: np.ndarray, rows: list[np.ndarray]) -> Table:
-    """Table in the point frame, whose quantity is the data prediction, without noise."""
-    steps = len(rows)
-    weights = np.zeros((steps, HISTORY))
-    for n, row in enumerate(rows):
-        weights[n, : len(row) - 1] = row[1:]
-    grid = grid.copy()
-    grid[0], grid[-1] = 0.0, np.pi / 2
-    zeros, ones, stay = np.zeros(steps), np.ones(steps), np.asarray([row[0] for row in rows])
-    return Table(*(jnp.asarray(part, float) for part in (grid, ones, zeros, stay, weights, zeros)))
 
 
 def _fit_sde(
@@ -305,7 +316,8 @@ def _fit_sde(
 
 # Parameters of a sampler for the SDE: log shift and logs of two powers of the grid; weight and log standard deviation
 # of the frame; extrapolation; correction; how far the last data prediction goes on along its last change; and, above
-# one half, order 2 rather than 1, log SNR rather than the angle as variable, a line that counts with its middle.
+# one half, order 2 rather than 1, a variable other than the angle (log SNR, or linear time below minus one half), a
+# line that counts with its middle.
 _SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3, 0.2, 0.7, 0.7, 0.7])
 
 
@@ -316,7 +328,7 @@ def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
     weight, log_std = float(jnp.sum(default.frame.weights)), float(jnp.log(default.frame.stds[0]))
     rule = default.solver.rule
     own = [weight, log_std, float(rule.extrapolation), float(rule.corrector), 0.0]
-    own += [float(default.solver.accuracy - 1), 0.0, float(rule.midpoint)]
+    own += [float(default.solver.accuracy - 1), -float(_in_time(default.solver.variable)), float(rule.midpoint)]
     first = [float(jnp.log(default.shift)), 0.0, float(jnp.log(default.end)), *own]
     two_m = [0.0, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     half = [1.0, np.log(0.5), 0.5, 0.0, 0.0, 1.0, 0.0, 0.0]
@@ -326,14 +338,21 @@ def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
     return [np.asarray(parameters) for parameters in (first, *kin, lazy)]
 
 
+def _in_time(variable: Variable) -> bool:
+    """Whether the variable of a default method is linear time rather than the angle."""
+    tick = jnp.ones(())
+    return bool(jnp.abs(variable(tick) - time_variable(tick)) < jnp.abs(variable(tick) - angle_variable(tick)))
+
+
 def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
     """Table of a sampler with these parameters (see `_SDE_SCALES`), the data prediction last in 2 steps or more."""
     weight, std = np.clip(parameters[3], 0.0, 1.0), np.exp(np.clip(parameters[4], -3.0, 1.0))
     extrapolation, sharpening = np.clip(parameters[[5, 7]], -1.0, 2.0)
     corrector = np.clip(parameters[6], 0.0, 1.0)
     second_order, in_log_snr, midpoint = parameters[8:] > 0.5
+    in_time = parameters[9] < -0.5
     frame = Frame(jnp.asarray([weight], float), jnp.asarray([std], float), isotropic())
-    variable = log_variable if in_log_snr else angle_variable
+    variable = log_variable if in_log_snr else time_variable if in_time else angle_variable
     order = 2 if second_order else 1
     solver = Multistep(order, corrector=corrector, variable=variable, extrapolation=extrapolation, midpoint=midpoint)
     grid = _grid(steps, parameters)

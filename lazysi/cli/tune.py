@@ -81,7 +81,7 @@ def tune(
         about: dict[str, Any] = json.loads(plan.about)
         guided = classes is not None and guidance != 1
         about |= {"model": model, "guidance": guidance if guided else None, "labels": classes, "seed": seed}
-        lz.save_plan(out, lz.Plan(plan.table, plan.moments, plan.kappa, json.dumps(about)))
+        lz.save_plan(out, plan.described(about))
         figures = {MEASURES[name]: f"{about[name]:.4g}" for name in MEASURES if name in about}
         seconds = f"{time.perf_counter() - clock:.1f}"
         print_table({"steps": steps, "kappa": f"{kappa:g}"} | figures | {"seconds": seconds, "written": out})
