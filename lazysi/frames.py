@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from lazysi.checks import known
 from lazysi.fields import Prediction
 from lazysi.moments import Moments, isotropic
 from lazysi.schedules import cosine, power
@@ -135,6 +136,9 @@ class Frame(eqx.Module):
         moments: mean and basis of the directions (its own standard deviations are not used).
         exponents: r_k, of the same shape; at least 1.
 
+    Raises:
+        ValueError: if a number is out of its range.
+
     Reference:
         Theory (28) to (31).
     """
@@ -145,6 +149,7 @@ class Frame(eqx.Module):
     exponents: Float[Array, "components *event"]
 
     def __init__(self, weights: Array, stds: Array, moments: Moments, exponents: ArrayLike = 2.0):
+        _check_spectrum(known(weights), known(stds), known(exponents))
         self.weights, self.stds, self.moments = weights, stds, moments
         self.exponents = jnp.broadcast_to(jnp.asarray(exponents, stds.dtype), stds.shape)
 
@@ -182,6 +187,20 @@ class Frame(eqx.Module):
 
     def _sum(self, l: Array, values: Array) -> Array:  # noqa: E741
         return jnp.sum(self.weights * values, axis=l.ndim)
+
+
+def _check_spectrum(weights: np.ndarray | None, stds: np.ndarray | None, exponents: np.ndarray | None) -> None:
+    """Refuse what no fraction between 0 and 1 has; None is traced.
+
+    Raises:
+        ValueError: naming what is out of range.
+    """
+    if weights is not None and not (np.all(weights >= 0) and np.all(weights.sum(axis=0) <= 1 + WEIGHT_ERROR)):
+        raise ValueError(f"expected `weights` of at least 0 and of sum at most 1, got {weights.tolist()}")
+    if stds is not None and not np.all(stds > 0):
+        raise ValueError(f"expected `stds` above 0, got {stds.tolist()}")
+    if exponents is not None and not np.all(exponents >= 1):
+        raise ValueError(f"expected `exponents` of at least 1, got {exponents.tolist()}")
 
 
 def _expand(values: Array, axes: int) -> Array:

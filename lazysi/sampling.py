@@ -59,13 +59,13 @@ def sample(
             the angle.
         schedule: None for the lazy dynamics of this kappa; a schedule for its own ODE or SDE. What `fit_schedule`
             returns is one of these: a schedule, or a plan.
-        solver: any Diffrax solver. By default a `Multistep` method chosen by the number of steps (see `defaults`), and
-            `diffrax.Euler` under a schedule.
+        solver: any Diffrax solver. By default a `Multistep` method chosen by the number of steps (see `defaults`); with
+            a `frame`, plain `Multistep` of order 2, for kappa > 0 of order 1; and `diffrax.Euler` under a schedule.
         grid: steps + 1 increasing angles from 0 to pi/2, or a function of `steps` that returns them; by default equal
             steps of the schedule's time, in a frame of the linear schedule's. For the default method in 2 steps or more
             these are shifted and, from 8 steps of an ODE on, shrink towards the data, by the number of steps and of
             entries of a sample (see `defaults`). A `solver`, `frame`, `moments` or `brownian_tolerance` of yours leaves
-            them equal. (A kappa above 1 wants equal steps of the angle.)
+            them equal.
         moments: of the data, for the lazy frame: the solver then is exact for the Gaussian with these moments.
         frame: what part of the motion is taken out exactly, instead of the lazy frame of `moments`: see `point_frame`,
             `measure_frame`.
@@ -73,7 +73,8 @@ def sample(
         dtype: float32 or float64 of the states; by default JAX's float.
         denoise: whether the last step in a frame returns the data prediction (True) or goes on (False). By default it
             does for kappa > 0 and for an ODE in 2 to 9 steps, but never with `moments` or in one step: there the frozen
-            step is the right law.
+            step is the right law. With a `solver` of yours it does for kappa > 0 alone, with a `frame` if it is open,
+            as the point frame is.
         stepsize_controller: for an adaptive solve, for instance `diffrax.PIDController`; steps then only set the first
             and last legs under a schedule.
         brownian_tolerance: a number gives every sample one Brownian path, resolved to this time and independent of the

@@ -85,8 +85,9 @@ def tune(
     Returns:
         the plan with the least error on the held-out half, for the SDE on a held-out draw, if it is ahead of the
             default method there by a standard error, and else the default method. `plan.about` is JSON text of what was
-            measured: for the ODE `rms` on that half; for the SDE, on a further draw that decided nothing, `energy_distance` (0 on average for the right law), `sliced_wasserstein` with the `floor` that a
-            fine-grid draw scores, `total_std` and `total_std_law`.
+            measured: for the ODE `rms` on that half; for the SDE, on a further draw that decided nothing,
+            `energy_distance` (0 on average for the right law), `sliced_wasserstein` with the `floor` that a fine-grid
+            draw scores, `total_std` and `total_std_law`.
 
     Raises:
         ValueError: if an argument is out of range, or the batch is smaller than 8.

@@ -143,3 +143,18 @@ def test_linear_data_move_by_the_lazy_equation(x64):
     _, expected = jax.jvp(frame.standardise, (angle, u), (jnp.ones(()), along_circle))
     found = frame.drift_rate(angle) * frame.unit_velocity(angle, prediction)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("weights", "stds", "exponents", "sentence"),
+    [
+        ([-0.1, 0.5], [1.0, 1.0], 2.0, r"expected `weights` of at least 0 and of sum at most 1, got \[-0.1"),
+        ([0.6, 0.5], [1.0, 1.0], 2.0, "expected `weights` of at least 0 and of sum at most 1"),
+        ([0.5, float("nan")], [1.0, 1.0], 2.0, "expected `weights` of at least 0 and of sum at most 1"),
+        ([0.5, 0.5], [1.0, 0.0], 2.0, "expected `stds` above 0"),
+        ([0.5, 0.5], [1.0, 1.0], 0.5, "expected `exponents` of at least 1, got 0.5"),
+    ],
+)
+def test_bad_spectrum(weights, stds, exponents, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        lz.Frame(jnp.asarray(weights), jnp.asarray(stds), lz.isotropic(), exponents)

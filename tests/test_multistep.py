@@ -10,8 +10,9 @@ import restated
 from selection import slow_but
 
 import lazysi as lz
+from lazysi.defaults import default_method
 from lazysi.frames import drift_clock, noise_clock
-from lazysi.multistep import Rule, angle_variable, log_variable, tabulate, time_variable
+from lazysi.multistep import HISTORY, Rule, angle_variable, log_variable, tabulate, time_variable
 
 KEY = jax.random.key(3)
 EQUAL = 1e-10  # float64: two ways of writing the same method
@@ -142,6 +143,16 @@ def test_polynomials_are_integrated_exactly(kappa, order):
         assert float(np.sum(coefficients.weights[n, :order] * nodes**degree)) == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kappa", [0.25, 1.0, 3.0, 10.0])
+def test_noise_of_the_point_frame_is_closed(kappa):
+    """Variance cos^2 (1 - (tan_n / tan_(n+1))^(2 kappa)) of a step, at f = 0."""
+    grid = lz.grids.shifted_time(6)
+    spread = table(lz.point_frame(), grid, kappa=kappa).spread[1:-1]
+    ratio = jnp.tan(grid[1:-2]) / jnp.tan(grid[2:-1])
+    np.testing.assert_allclose(spread**2, jnp.cos(grid[2:-1]) ** 2 * (1 - ratio ** (2 * kappa)), rtol=EQUAL)
+
+
 FRAMES = {
     "lazy": lambda: (lz.gaussian_frame(), angle_variable),
     "narrow": lambda: (lz.gaussian_frame(lz.isotropic(0.5, 0.4)), angle_variable),
@@ -193,6 +204,49 @@ def test_orders_of_convergence(case):
     errors = [float(jnp.sqrt(jnp.mean((draw(int(n), solver) - exact) ** 2))) for n in steps]
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert low <= slope <= high, (errors, slope)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "case",
+    slow_but([("point", (2, True))], itertools.product(["point", "open"], [m for m in SLOPES if m != (3, False)])),
+)
+def test_orders_of_convergence_in_open_frames(case):
+    """With a weight below 1 the last step is a data prediction, whose error is of the second order in its size: so its
+    size is the square of the others'."""
+    frame, method = case
+    (order, corrector), (low, high) = method, SLOPES[method]
+    field = lz.targets.mixture([0.3, 0.7], [[-0.6, 0.3], [0.6, 0.0]], [0.6, 0.7])
+    made = {"point": lz.point_frame(), "open": lz.Frame(jnp.asarray([0.4]), jnp.asarray([0.5]), lz.isotropic())}[frame]
+    solver, grid = lz.Multistep(order, corrector=corrector), lambda n: lz.grids.power_time(n, end=2.0)
+    exact = lz.sample(KEY, field, (30, 2), steps=1500, solver=lz.Multistep(3, corrector=True), grid=graded_angle)
+    steps = np.asarray([24, 48, 96])
+    draws = [lz.sample(KEY, field, (30, 2), steps=int(n), grid=grid, frame=made, solver=solver) for n in steps]
+    errors = [float(lz.metrics.rms(draw, exact)) for draw in draws]
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert low <= slope <= high, (errors, slope)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+@pytest.mark.parametrize("steps", slow_but({2}, [2, 3, 4, 12]))
+def test_default_in_single_precision_follows_its_recurrence_in_double(kappa, steps):
+    weights, means, stds = [0.3, 0.7], [[-1.0, 0.5], [1.5, -0.5]], [0.01, 0.4]  # one of them nearly a point
+    source = lz.SampleNoise(KEY, jnp.arange(50), (2,), jnp.float32)
+    noises = [source.start(), *(source.increment(0.0, 1.0, tag=n) for n in range(1, steps))]
+    single = lz.sample(KEY, lz.targets.mixture(weights, means, stds), (50, 2), steps=steps, kappa=kappa)
+    assert single.dtype == jnp.float32
+    with jax.enable_x64():
+        field = lz.targets.mixture(weights, means, stds)
+        method = default_method(steps, jnp.asarray(kappa, float), None, 2, one_path=False)
+        made = method.solver.table(method.frame, method.grid(steps), jnp.asarray(kappa, float), method.denoise)
+        noises, values = [np.asarray(noise, np.float64) for noise in noises], []
+        state = noises[0]
+        for n in range(steps):
+            noise, data = field(made.angles[n], jnp.asarray(state))
+            values.insert(0, np.asarray(made.data[n] * data - made.noise[n] * noise))
+            weighted = sum(made.weights[n, j] * value for j, value in enumerate(values[:HISTORY]))
+            state = np.asarray(made.stay[n] * state + weighted + made.spread[n] * noises[n])
+    np.testing.assert_allclose(single, state, atol=10 * SINGLE)
 
 
 @pytest.mark.parametrize("frame", FRAMES)

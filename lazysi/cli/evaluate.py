@@ -162,7 +162,10 @@ def evaluate(
                 return [Draw(part, asked, network.class_names) for part in np.split(found, times)]
 
             (drawn,) = draw(1, settings)
-            again, first = data or draw(2, {"steps": fine_steps, "kappa": kappa})
+            accurate = (
+                {} if kappa else {"solver": lz.Multistep(3, corrector=True), "grid": lz.grids.fine_grid(fine_steps)}
+            )
+            again, first = data or draw(2, {"steps": fine_steps, "kappa": kappa} | accurate)
             about: dict[str, Any] = {"model": model, "steps": steps, "kappa": kappa, "schedule": schedule}
             about |= {"shift": shift, "moments": moments, "guidance": guidance, "labels": classes}
             about |= {"fine_steps": None if data else fine_steps} | ({} if plan is None else {"plan": plan})
