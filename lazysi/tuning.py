@@ -28,7 +28,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from lazysi.checks import check_number, known
 from lazysi.defaults import Method, default_method
-from lazysi.fields import Field, Prediction
+from lazysi.fields import Field
 from lazysi.frames import Frame, point_frame
 from lazysi.grids import fine_grid, power_time
 from lazysi.metrics import energy_difference, energy_distance, rms, sliced_wasserstein, total_std
@@ -44,8 +44,6 @@ __all__ = ["tune"]
 FINE = 128  # steps of the solution to follow; angles of a plan are among its own
 RIDGE = 1e-4  # of the squared size of what is regressed on
 SMALLEST_BATCH = 8
-_ONE = np.ones(())
-DPM_SOLVER = Method(point_frame(), Multistep(2, variable=log_variable, midpoint=True), np.asarray(True), _ONE, _ONE)
 FINALISTS = 5  # of the search for the SDE, and the default
 Progress = Callable[[float, str], None]
 
@@ -163,11 +161,13 @@ def _fit_ode(
     ask = eqx.filter_jit(lambda field, angle, u: field(angle, u))
     half = shape[0] // 2
     default = default_method(steps, jnp.asarray(kappa, float), None, math.prod(shape[1:]), one_path=False)
-    methods = [_method_table(default), _method_table(DPM_SOLVER)]
+    second_order = Multistep(2, variable=log_variable, midpoint=True)  # DPM-Solver++(2M)
+    dpm_solver = default._replace(frame=point_frame(), solver=second_order, denoise=jnp.asarray(True))
+    methods = [_method_table(default), _method_table(dpm_solver)]
 
-    def predict(angle: float, u: np.ndarray) -> Prediction:
-        prediction = ask(field, jnp.asarray(angle, path.dtype), jnp.asarray(u))
-        return Prediction(np.asarray(prediction.noise), np.asarray(prediction.data))
+    def predict(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        noise, data = ask(field, jnp.asarray(angle, path.dtype), jnp.asarray(u))
+        return np.asarray(noise), np.asarray(data)
 
     first_prediction = predict(0.0, path[0])  # every candidate begins with it
 
@@ -176,11 +176,11 @@ def _fit_ode(
         grid = angles[numbers].astype(np.float64)
         table = methods[method](jnp.asarray(grid))
         known_rows = np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1)
-        data, noise = np.asarray(table.data, path.dtype), np.asarray(table.noise, path.dtype)
+        of_data, of_noise = np.asarray(table.data, path.dtype), np.asarray(table.noise, path.dtype)
         rows, u, values = np.zeros_like(known_rows, np.float64), path[0], []
         for n in range(steps):
-            prediction = predict(grid[n], u) if n else first_prediction
-            values = [data[n] * prediction.data - noise[n] * prediction.noise, *values][:HISTORY]
+            noise, data = predict(grid[n], u) if n else first_prediction
+            values = [of_data[n] * data - of_noise[n] * noise, *values][:HISTORY]
             features = np.stack([u, *values])
             prior = known_rows[n, : len(features)].astype(np.float64)
             row = _regress(features, path[numbers[n + 1]], prior, half)
