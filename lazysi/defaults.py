@@ -14,8 +14,8 @@ All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps retu
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample and falls with the
 number of steps. For the ODE it is 1.3 up to 4 steps, 1.2 up to 9, then 1 (for 784 entries), and the time that is left
 has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24, less in samples of fewer than 64 entries. For the SDE
-it is 4.5 / steps up to 3 steps, then 5 / steps, but whatever the number of entries at least 6 / steps, and this between
-0.5 and 0.75.
+it is 4.5 / steps up to 3 steps and 5 / steps in 4, at least 0.75 for any number of entries; then the larger of 5 / steps
+and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
@@ -39,9 +39,9 @@ FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE = 4, 7, 9  # most steps with these meth
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 FLAT_SHIFT, DENOISED_SHIFT = 1.3, 1.2  # in few steps of the ODE
-ANGLE_SDE = 3  # most steps of the SDE that extrapolate in the angle
+ANGLE_SDE, FEW_SDE = 3, 4  # most steps of the SDE that extrapolate in the angle, and whose shift has a least value
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
-LEAST_SDE_RANGE = 0.5, 0.75  # of the last
+LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 END_POWERS = ((24, 1.5), (8, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
 END_ENTRIES = 64  # of a sample from which on the power is taken in full
 
@@ -89,8 +89,11 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     )
     of_size = (entries / ENTRIES) ** GROWTH
     of_ode = FLAT_SHIFT if flat else DENOISED_SHIFT if steps <= DENOISED_ODE else 1.0
-    of_sde = (ANGLE_SDE_SHIFT if steps <= ANGLE_SDE else TIME_SDE_SHIFT) / steps * of_size
-    of_sde = max(of_sde, min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1]))
+    if steps <= FEW_SDE:
+        of_sde = max((ANGLE_SDE_SHIFT if steps <= ANGLE_SDE else TIME_SDE_SHIFT) / steps * of_size, LEAST_SDE_RANGE[1])
+    else:
+        least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
+        of_sde = max(TIME_SDE_SHIFT / steps, least) * of_size
     shift = jnp.where(noisy, of_sde, of_ode * of_size)
     full = next(power for least, power in END_POWERS if steps >= least)
     end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(END_ENTRIES)))
