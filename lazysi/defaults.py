@@ -15,7 +15,7 @@ The grid is of steps of linear time with a shift that grows with the number of e
 number of steps. For the ODE it is 1.3 up to 4 steps, 1.2 up to 9, then 1 (for 784 entries), and the time that is left
 has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24, less in samples of fewer than 64 entries. For the SDE
 it is 4.5 / steps up to 3 steps and 5 / steps in 4, at least 0.75 for any number of entries; then the larger of 5 / steps
-and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries).
+and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, and with half of the growth in their number).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
@@ -93,7 +93,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         of_sde = max((ANGLE_SDE_SHIFT if steps <= ANGLE_SDE else TIME_SDE_SHIFT) / steps * of_size, LEAST_SDE_RANGE[1])
     else:
         least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
-        of_sde = max(TIME_SDE_SHIFT / steps, least) * of_size
+        of_sde = max(TIME_SDE_SHIFT / steps, least) * math.sqrt(of_size)
     shift = jnp.where(noisy, of_sde, of_ode * of_size)
     full = next(power for least, power in END_POWERS if steps >= least)
     end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(END_ENTRIES)))
