@@ -14,8 +14,8 @@ All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps retu
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample and falls with the
 number of steps. For the ODE it is 1.3 up to 4 steps, 1.2 up to 9, then 1 (for 784 entries), and the time that is left
 has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24, less in samples of fewer than 64 entries. For the SDE
-it is 4.5 / steps up to 3 steps and 5 / steps in 4, at least 0.75 for any number of entries; then the larger of 5 / steps
-and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, and with half of the growth in their number).
+it is 4.5 / steps up to 3 steps and 5 / steps in 4, at least 0.75 for any number of entries; then the larger of
+5 / steps and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, with half of the growth in them).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
