@@ -42,7 +42,7 @@ from lazysi.solvers import Multistep
 __all__ = ["tune"]
 
 FINE = 128  # steps of the solution to follow; angles of a plan are among its own
-RIDGE = 1e-4  # of the squared size of what is regressed on
+RIDGE = 0.2  # of the squared size of what is regressed on, over the number of equations
 SMALLEST_BATCH = 8
 FINALISTS = 5  # of the search for the SDE, and the default
 Progress = Callable[[float, str], None]
@@ -258,7 +258,7 @@ def _regress(features: np.ndarray, target: np.ndarray, prior: np.ndarray, half: 
     matrix = features[:, :half].reshape(len(features), -1).astype(np.float64)
     gap = target[:half].ravel() - prior @ matrix
     gram = matrix @ matrix.T
-    ridge = RIDGE * np.trace(gram) / len(gram)
+    ridge = RIDGE / matrix.shape[1] * np.trace(gram) / len(gram)
     return prior + np.linalg.solve(gram + ridge * np.eye(len(gram)), matrix @ gap)
 
 
