@@ -171,10 +171,10 @@ def _fit_ode(
 
     first_prediction = predict(0.0, path[0])  # every candidate begins with it
 
-    def follow(numbers: np.ndarray, method: int) -> tuple[float, Table]:
-        """The fitted table on the fine angles of these numbers, and its error on the second half."""
+    def follow(numbers: np.ndarray, parameters: np.ndarray) -> Candidate:
+        """The table fitted on the fine angles of these numbers, with its error on the second half."""
         grid = angles[numbers].astype(np.float64)
-        table = methods[method](jnp.asarray(grid))
+        table = methods[int(parameters[3] > 0.5)](jnp.asarray(grid))
         known_rows = np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1)
         of_data, of_noise = np.asarray(table.data, path.dtype), np.asarray(table.noise, path.dtype)
         rows, u, values = np.zeros_like(known_rows, np.float64), path[0], []
@@ -188,12 +188,10 @@ def _fit_ode(
             u = np.tensordot(row, features, 1).astype(path.dtype)
         fitted = jnp.asarray(rows[:, 0], float), jnp.asarray(rows[:, 1:], float)
         table = eqx.tree_at(lambda table: (table.stay, table.weights), table, fitted)
-        return float(rms(u[half:], path[-1][half:])), table
+        return Candidate(float(rms(u[half:], path[-1][half:])), parameters, table)
 
     def evaluate(parameters: np.ndarray) -> Candidate:
-        numbers = _nearest(np.asarray(_grid(steps, parameters)), angles)
-        error, table = follow(numbers, int(parameters[3] > 0.5))
-        return Candidate(error, parameters, table)
+        return follow(_nearest(np.asarray(_grid(steps, parameters)), angles), parameters)
 
     own = np.asarray([np.log(default.shift), 0.0, np.log(default.end)])
     grids = [*(np.asarray([np.log(shift), 0.0, 0.0]) for shift in (1.0, 1.5, 2.0, 3.0)), np.asarray([0.4, 0.2, 0.2])]
@@ -209,9 +207,9 @@ def _fit_ode(
         reach = max(1, (numbers[place + 1] - numbers[place - 1]) // 4)
         moved[place] += random.choice([-1, 1]) * random.randint(1, reach + 1)
         if numbers[place - 1] < moved[place] < numbers[place + 1]:
-            error, table = follow(moved, int(best.parameters[3] > 0.5))
-            if error < best.error:
-                best, numbers = Candidate(error, best.parameters, table), moved
+            candidate = follow(moved, best.parameters)
+            if candidate.error < best.error:
+                best, numbers = candidate, moved
         report(number, best)
 
     plain = Candidate(math.nan, start[0], methods[0](default.grid(steps)))
