@@ -6,16 +6,17 @@
 | 2 to 3 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
 | 4 | the same | order 2: point frame in linear time, corrector |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
-| 8 to 9 | order 3: the same, smaller steps near the data | the same |
-| more | the same, frozen step last | the same |
+| 8 to 9 | a line, with the corrector of order 3 | the same |
+| 10 to 23 | the same, frozen step last | the same |
+| more | order 3, frozen step last | the same |
 
 All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
 
-The grid is of steps of linear time with a shift that grows with the number of entries of a sample and falls with the
-number of steps. For the ODE it is 1.3 up to 4 steps, 1.2 up to 9, then 1 (for 784 entries), and the time that is left
-has a power (see `power_time`): 1.25 from 8 steps on, 1.5 from 24, less in samples of fewer than 64 entries. For the SDE
-it is 4.5 / steps up to 3 steps and 5 / steps in 4, at least 0.75 for any number of entries; then the larger of
-5 / steps and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, with half of the growth in them).
+The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is 1.3
+(for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8 steps
+on (for 784 entries and more). For the SDE the shift falls with the number of steps: it is 4.5 / steps up to 3 steps and
+5 / steps in 4, at least 0.75 for any number of entries; then the larger of 5 / steps and 6 / steps, the latter kept
+between 0.5 and 0.75 (for 784 entries, with half of the growth in them).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
@@ -35,15 +36,14 @@ from lazysi.solvers import Multistep
 
 __all__ = ["Method", "default_method"]
 
-FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE = 4, 7, 9  # most steps with these methods
+FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINEAR_ODE = 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
-FLAT_SHIFT, DENOISED_SHIFT = 1.3, 1.2  # in few steps of the ODE
+ODE_SHIFT = 1.3
 ANGLE_SDE, FEW_SDE = 3, 4  # most steps of the SDE that extrapolate in the angle, and whose shift has a least value
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
-END_POWERS = ((24, 1.5), (8, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
-END_ENTRIES = 64  # of a sample from which on the power is taken in full
+END_POWERS = ((8, 1.5), (5, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
 
 
 class Method(NamedTuple):
@@ -85,16 +85,16 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
         corrector=jnp.where(noisy | (not flat), 1.0, FLAT_CORRECTOR),
+        curvature=float(steps > LINEAR_ODE),
         variable=variable,
     )
     of_size = (entries / ENTRIES) ** GROWTH
-    of_ode = FLAT_SHIFT if flat else DENOISED_SHIFT if steps <= DENOISED_ODE else 1.0
     if steps <= FEW_SDE:
         of_sde = max((ANGLE_SDE_SHIFT if steps <= ANGLE_SDE else TIME_SDE_SHIFT) / steps * of_size, LEAST_SDE_RANGE[1])
     else:
         least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
         of_sde = max(TIME_SDE_SHIFT / steps, least) * math.sqrt(of_size)
-    shift = jnp.where(noisy, of_sde, of_ode * of_size)
+    shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size)
     full = next(power for least, power in END_POWERS if steps >= least)
-    end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(END_ENTRIES)))
+    end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(ENTRIES)))
     return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift.astype(kappa.dtype), end.astype(kappa.dtype))

@@ -4,8 +4,9 @@ ODE. For given angles the best linear multistep method is a linear least squares
 fine-grid solution at the next angle, from the same start noise, is regressed on the state the method has reached and
 its last values of Q in a frame, with a ridge towards a known method in that frame: the default, or DPM-Solver++(2M),
 whose Q is the data prediction. A handful of numbers a step, shared by all entries of all samples, so a small batch
-determines them. Around it, a random search over the frame and three parameters of the grid and then over single angles.
-The default method as it is takes part too.
+determines them. Around it, a random search over the frame and three parameters of the grid and then over single angles;
+from the best, all weights and angles move together for the end points alone (`refining`). The default method as it is
+takes part too.
 
 SDE. There is no path to follow, only a law: a random search over the grid, the frame, the order and how far and in
 which variable to extrapolate, from the default method, SDE-DPM-Solver++(2M) and their kin, for the unbiased energy
@@ -28,7 +29,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from lazysi.checks import check_number, known
 from lazysi.defaults import Method, default_method
-from lazysi.fields import Field
+from lazysi.fields import Field, select
 from lazysi.frames import Frame, point_frame
 from lazysi.grids import fine_grid, power_time
 from lazysi.metrics import energy_difference, energy_distance, rms, sliced_wasserstein, total_std
@@ -36,13 +37,13 @@ from lazysi.moments import isotropic
 from lazysi.multistep import HISTORY, Table, Variable, angle_variable, log_variable, time_variable
 from lazysi.options import check_field, check_shape, count
 from lazysi.plans import Plan
+from lazysi.refining import RIDGE, affordable_rounds, combine, quantity, refine
 from lazysi.sampling import sample, sample_path
 from lazysi.solvers import Multistep
 
 __all__ = ["tune"]
 
 FINE = 128  # steps of the solution to follow; angles of a plan are among its own
-RIDGE = 0.2  # of the squared size of what is regressed on, over the number of equations
 SMALLEST_BATCH = 8
 FINALISTS = 5  # of the search for the SDE, and the default
 Progress = Callable[[float, str], None]
@@ -160,12 +161,13 @@ def _fit_ode(
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
     ask = eqx.filter_jit(lambda field, angle, u: field(angle, u))
     half = shape[0] // 2
+    rounds = affordable_rounds(steps, trials)
     default = default_method(steps, jnp.asarray(kappa, float), None, math.prod(shape[1:]), one_path=False)
     second_order = Multistep(2, variable=log_variable, midpoint=True)  # DPM-Solver++(2M)
     dpm_solver = default._replace(frame=point_frame(), solver=second_order, denoise=jnp.asarray(True))
     methods = [_method_table(default), _method_table(dpm_solver)]
 
-    def predict(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(angle: float, u: np.ndarray, field: Field = field) -> tuple[np.ndarray, np.ndarray]:
         noise, data = ask(field, jnp.asarray(angle, path.dtype), jnp.asarray(u))
         return np.asarray(noise), np.asarray(data)
 
@@ -176,16 +178,15 @@ def _fit_ode(
         grid = angles[numbers].astype(np.float64)
         table = methods[int(parameters[3] > 0.5)](jnp.asarray(grid))
         known_rows = np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1)
-        of_data, of_noise = np.asarray(table.data, path.dtype), np.asarray(table.noise, path.dtype)
         rows, u, values = np.zeros_like(known_rows, np.float64), path[0], []
         for n in range(steps):
-            noise, data = predict(grid[n], u) if n else first_prediction
-            values = [of_data[n] * data - of_noise[n] * noise, *values][:HISTORY]
+            prediction = predict(grid[n], u) if n else first_prediction
+            values = [quantity(table, n, prediction), *values][:HISTORY]
             features = np.stack([u, *values])
             prior = known_rows[n, : len(features)].astype(np.float64)
             row = _regress(features, path[numbers[n + 1]], prior, half)
             rows[n, : len(row)] = row
-            u = np.tensordot(row, features, 1).astype(path.dtype)
+            u = combine(row, features)
         fitted = jnp.asarray(rows[:, 0], float), jnp.asarray(rows[:, 1:], float)
         table = eqx.tree_at(lambda table: (table.stay, table.weights), table, fitted)
         return Candidate(float(rms(u[half:], path[-1][half:])), parameters, table)
@@ -197,7 +198,7 @@ def _fit_ode(
     grids = [*(np.asarray([np.log(shift), 0.0, 0.0]) for shift in (1.0, 1.5, 2.0, 3.0)), np.asarray([0.4, 0.2, 0.2])]
     start = [np.append(own, 0.0), *(np.append(grid, 1.0) for grid in (own, *grids)), np.append(grids[1], 0.0)]
     coarse = max(1, (2 * trials) // 3) if steps > 1 else trials
-    report = lambda number, best: progress((number + 1) / trials, f"RMS {best.error:.4f}")  # noqa: E731
+    report = lambda number, best: progress((number + 1) / (trials + rounds), f"RMS {best.error:.4f}")  # noqa: E731
     best = _search(start, np.asarray([0.5, 0.3, 0.3, 0.7]), coarse, evaluate, report)[0]
     # single angles, in turn
     numbers, random = _nearest(np.asarray(best.table.angles), angles), np.random.RandomState(1)
@@ -212,16 +213,26 @@ def _fit_ode(
                 best, numbers = candidate, moved
         report(number, best)
 
-    plain = Candidate(math.nan, start[0], methods[0](default.grid(steps)))
-    squares = []
-    for candidate in (best, plain):
-        plan = Plan(candidate.table, isotropic(), jnp.asarray(kappa, float))
-        gap = np.asarray(sample(key, field, shape, plan=plan), np.float64)[half:] - path[-1][half:]
-        squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
-    gain = squares[1] - squares[0]
-    if np.mean(gain) < np.std(gain, ddof=1) / math.sqrt(len(gain)):  # a few samples between two outcomes decide
-        best, squares = plain, squares[1:]
-    return best, {"rms": math.sqrt(np.mean(squares[0]))}
+    few = select(field, jnp.arange(half))
+    refined = refine(
+        best.table,
+        lambda angle, u: predict(angle, u, few),
+        path[0][:half],
+        path[-1][:half],
+        rounds=rounds,
+        report=lambda number: progress((trials + number) / (trials + rounds), f"RMS {best.error:.4f}"),
+    )
+    tables, squares = [methods[0](default.grid(steps)), best.table, *refined], []
+    for table in tables:
+        gap = sample(key, field, shape, plan=Plan(table, isotropic(), jnp.asarray(kappa, float))) - path[-1]
+        squares.append(np.mean(np.asarray(gap, float)[half:].reshape(len(gap) - half, -1) ** 2, axis=1))
+    number = min(range(1, len(tables)), key=lambda i: np.nan_to_num(squares[i].mean(), nan=np.inf))
+    gain = squares[0] - squares[number]
+    if not np.mean(gain) >= np.std(gain, ddof=1) / math.sqrt(len(gain)):  # a few samples between two outcomes decide
+        number = 0
+    error = math.sqrt(np.mean(squares[number]))
+    progress(1.0, f"RMS {error:.4f}")
+    return Candidate(error, best.parameters, tables[number]), {"rms": error}
 
 
 def _method_table(method: Method) -> Callable[[Array], Table]:

@@ -22,7 +22,7 @@ from lazysi.cli.common import (
     progress_of,
 )
 
-ODE_NUMBER, SDE_NUMBER = 64, 256  # samples: end points to follow, or a law to compare
+ODE_NUMBER, SDE_NUMBER = 128, 256  # samples: end points to follow, or a law to compare
 MEASURES = {
     "rms": "RMS to the fine-grid end point, held out",
     "energy_distance": "energy distance to the fine-grid law, fresh draw",

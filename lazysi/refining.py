@@ -1,0 +1,132 @@
+"""Refinement of a tabulated ODE method: all its weights and angles at once, for the end points of some samples.
+
+`tune` fits the weights step by step, each to the state that an exact solution has there. What counts is the end: a
+state that is off in between may be the better one to ask the network at, and the error of one step can be made good by
+the next. The end points depend smoothly on a few dozen numbers, so a few rounds of a Levenberg-Marquardt method do it.
+Derivatives are differences: each costs the steps that follow its number, and none goes through the network backwards.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import least_squares
+
+from lazysi.multistep import HISTORY, Table
+
+__all__ = ["RIDGE", "Predict", "affordable_rounds", "combine", "quantity", "refine"]
+
+RIDGE = 0.2  # of the squared size of what is regressed on, over the number of equations
+DIFFERENCE = 2e-3  # of weights of order 1 and of angles: float32 states leave 1e-3 of a derivative as roundoff
+ROUNDS, ATTEMPTS = 4, 4  # of Jacobians, and of trial steps for each
+
+Predict = Callable[[float, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (angle, unit states) -> noise, data
+
+
+def quantity(table: Table, n: int, prediction: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Q of step n, from the noise and the data prediction, for mean 0 and one frame for all directions."""
+    noise, data = prediction
+    return np.asarray(table.data[n], data.dtype) * data - np.asarray(table.noise[n], noise.dtype) * noise
+
+
+def combine(row: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """The next state: `row` holds `stay` and the weights, `features` the state and the last values of Q."""
+    return np.tensordot(row, features, 1).astype(features.dtype)
+
+
+def affordable_rounds(steps: int, trials: int) -> int:
+    """Rounds that ask the network as often as so many solves of twice the samples, at least 1 and at most `ROUNDS`.
+
+    A derivative by a weight or an angle takes half of a solve on average, with half of the samples a quarter.
+    """
+    numbers = int(_free(steps).sum()) + steps - 1
+    return max(1, min(ROUNDS, 4 * trials // numbers))
+
+
+def _free(steps: int) -> np.ndarray:
+    """Which of `stay` and the weights of every step a method has: as many as there are values of Q."""
+    return np.arange(1 + HISTORY) <= np.arange(steps)[:, None] + 1
+
+
+def refine(
+    table: Table,
+    predict: Predict,
+    start: np.ndarray,
+    end: np.ndarray,
+    *,
+    rounds: int,
+    report: Callable[[int], None] = lambda number: None,
+) -> list[Table]:
+    """Tables whose weights and angles are ever better for the end points.
+
+    Args:
+        table: of an ODE method, one frame for all directions.
+        predict: the field.
+        start: start noise, (batch, *event).
+        end: exact end points.
+        rounds: Jacobians taken.
+        report: called with the number of rounds done at the beginning of each.
+
+    Returns:
+        the table after each round, the one given first; none if its end points are not finite.
+    """
+    steps = table.data.shape[0]
+    free = _free(steps)
+    first_rows = np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1).astype(float)
+    first_angles = np.asarray(table.angles, float)
+    of_rows, of_angles = np.nonzero(free)[0], np.arange(1, steps)  # the step of every number that is fitted
+    first = np.concatenate([first_rows[free], first_angles[1:-1]])
+    weight = np.sqrt(RIDGE * np.mean(np.square(end, dtype=float)))
+
+    def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows, angles = np.zeros_like(first_rows), first_angles.copy()
+        rows[free], angles[1:-1] = numbers[: of_rows.size], numbers[of_rows.size :]
+        return rows, angles
+
+    def go_on(numbers: np.ndarray, states: list[np.ndarray], values: list[np.ndarray]) -> None:
+        """Append to the states, and to the values of Q that are known already, those of the steps that are left."""
+        rows, angles = unpack(numbers)
+        for n in range(len(states) - 1, steps):
+            if len(values) == n:
+                values.append(quantity(table, n, predict(angles[n], states[n])))
+            features = np.stack([states[n], *values[n::-1][:HISTORY]])
+            states.append(combine(rows[n, : len(features)], features))
+
+    def residuals(numbers: np.ndarray) -> np.ndarray:
+        angles = unpack(numbers)[1]
+        if np.any(np.diff(angles) <= 0):
+            return np.full(end.size + first.size, np.inf)  # a step that the method refuses
+        states, values = [start], []
+        go_on(numbers, states, values)
+        return np.concatenate([(states[-1] - end).ravel().astype(float), weight * (numbers - first)])
+
+    taken: list[np.ndarray] = []
+
+    def jacobian(numbers: np.ndarray) -> np.ndarray:
+        columns = np.zeros((end.size + first.size, first.size))
+        if len(taken) == rounds:
+            return columns  # a gradient of zero, at which the method ends
+        report(len(taken))
+        taken.append(numbers)
+        states, values = [start], []
+        go_on(numbers, states, values)
+        for i, step in enumerate([*of_rows, *of_angles]):
+            moved = numbers.copy()
+            moved[i] += DIFFERENCE
+            of_angle = i >= of_rows.size
+            here = states[: step + 1]
+            go_on(moved, here, values[: step if of_angle else step + 1])
+            columns[: end.size, i] = (here[-1].astype(float) - states[-1]).ravel() / DIFFERENCE
+        columns[end.size :] = weight * np.eye(first.size)
+        return columns
+
+    if not np.isfinite(residuals(first)).all():
+        return []
+    found = least_squares(residuals, first, jacobian, x_scale="jac", max_nfev=rounds * ATTEMPTS)
+    tables = []
+    for numbers in [*taken, found.x]:
+        rows, angles = unpack(numbers)
+        fitted = jnp.asarray(angles, float), jnp.asarray(rows[:, 0], float), jnp.asarray(rows[:, 1:], float)
+        tables.append(eqx.tree_at(lambda table: (table.angles, table.stay, table.weights), table, fitted))
+    return tables

@@ -1,0 +1,83 @@
+"""Refinement of a table by Levenberg-Marquardt: finds its way back to an exact method, and is never worse."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lazysi as lz
+from lazysi.refining import affordable_rounds, refine
+
+STEPS, STD = 5, 0.5
+
+
+def field(angle, u):
+    """The exact field of N(0, 0.25): the shares of noise and data in a state of this variance."""
+    alpha, beta = jnp.cos(angle), jnp.sin(angle)
+    variance = alpha**2 + (STD * beta) ** 2
+    return lz.Prediction(u * (alpha / variance), u * (STD**2 * beta / variance))
+
+
+def predict(angle, u):
+    noise, data = field(angle, u)
+    return np.asarray(noise), np.asarray(data)
+
+
+def exact_table():
+    """Nothing is left to do for the frame of the data: every table in it is exact."""
+    moments = lz.isotropic(0.0, STD)
+    frame, grid = lz.gaussian_frame(moments), lz.grids.uniform_angle(STEPS)
+    return lz.Multistep(2).table(frame, grid, jnp.zeros(()), jnp.asarray(False))
+
+
+def start():
+    return np.random.RandomState(0).normal(size=(64, 3)).astype(np.float32)
+
+
+def perturbed(table):
+    """Every weight and the angles off in different directions."""
+    random = np.random.RandomState(1)
+    stay = table.stay * (1 + 0.3 * random.normal(size=STEPS))
+    weights = table.weights * (1 + 0.3 * random.normal(size=table.weights.shape))
+    angles = table.angles.at[1:-1].add(0.03 * random.normal(size=STEPS - 1))
+    return eqx.tree_at(lambda t: (t.stay, t.weights, t.angles), table, (stay, weights, angles))
+
+
+def rms_of(table):
+    """Of new samples."""
+    draw = lambda **options: lz.sample(jax.random.key(3), field, (50, 3), **options)  # noqa: E731
+    plan = lz.Plan(table, lz.isotropic(), jnp.zeros(()))
+    return float(lz.metrics.rms(draw(plan=plan), draw(steps=1, moments=lz.isotropic(0.0, STD))))
+
+
+def test_the_way_back_to_an_exact_method():
+    table = perturbed(exact_table())
+    noise, heard = start(), []
+    tables = refine(table, predict, noise, STD * noise, rounds=3, report=heard.append)
+    errors = [rms_of(table) for table in tables]
+    assert heard == [0, 1, 2]
+    assert len(tables) == 4
+    assert errors[0] == pytest.approx(rms_of(table), rel=1e-3)
+    assert errors[0] > 0.02
+    assert errors[-1] < 1e-3
+    angles = np.asarray(tables[-1].angles)
+    assert angles[0] == 0
+    assert angles[-1] == table.angles[-1]
+    assert np.all(np.diff(angles) > 0)
+
+
+def test_weights_of_values_that_do_not_exist_stay_away():
+    noise = start()
+    weights = np.asarray(refine(perturbed(exact_table()), predict, noise, STD * noise, rounds=1)[-1].weights)
+    assert np.all(weights[np.arange(weights.shape[1]) > np.arange(STEPS)[:, None]] == 0)
+
+
+def test_a_field_that_fails_on_the_way_is_left():
+    broken = lambda angle, u: (u * np.nan, u)  # noqa: E731
+    assert refine(exact_table(), broken, start(), start(), rounds=2) == []
+
+
+def test_rounds_cost_at_most_the_search():
+    assert [affordable_rounds(steps, 60) for steps in (1, 4, 8, 16, 64)] == [4, 4, 4, 2, 1]
+    assert affordable_rounds(4, 2) == 1
