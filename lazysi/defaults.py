@@ -12,11 +12,12 @@
 
 All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
 
-The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is 1.3
-(for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8 steps
-on (for 784 entries and more). For the SDE the shift falls with the number of steps: it is 4.5 / steps up to 3 steps and
-5 / steps in 4, at least 0.75 for any number of entries; then the larger of 5 / steps and 6 / steps, the latter kept
-between 0.5 and 0.75 (for 784 entries, with half of the growth in them).
+The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
+1.3 (for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8
+steps on (for 784 entries and more; what is above 1 grows with the logarithm of their number). For the SDE the shift
+falls with the number of steps: it is 4.5 / steps up to 3 steps and 5 / steps in 4, at least 0.75 for any number of
+entries; then the larger of 5 / steps and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, with half of
+the growth in them).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
 Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.

@@ -7,11 +7,11 @@ Derivatives are differences: each costs the steps that follow its number, and no
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import least_squares
 
 from lazysi.multistep import HISTORY, Table
 
@@ -71,6 +71,8 @@ def refine(
     Returns:
         the table after each round, the one given first; none if its end points are not finite.
     """
+    from scipy.optimize import least_squares  # slow to import, and for this alone
+
     steps = table.data.shape[0]
     free = _free(steps)
     first_rows = np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1).astype(float)
@@ -123,7 +125,8 @@ def refine(
 
     if not np.isfinite(residuals(first)).all():
         return []
-    found = least_squares(residuals, first, jacobian, x_scale="jac", max_nfev=rounds * ATTEMPTS)
+    of_type: Any = jacobian  # which the types of SciPy forget
+    found = least_squares(residuals, first, of_type, x_scale="jac", max_nfev=rounds * ATTEMPTS)
     tables = []
     for numbers in [*taken, found.x]:
         rows, angles = unpack(numbers)

@@ -222,17 +222,27 @@ def _fit_ode(
         rounds=rounds,
         report=lambda number: progress((trials + number) / (trials + rounds), f"RMS {best.error:.4f}"),
     )
-    tables, squares = [methods[0](default.grid(steps)), best.table, *refined], []
-    for table in tables:
-        gap = sample(key, field, shape, plan=Plan(table, isotropic(), jnp.asarray(kappa, float))) - path[-1]
-        squares.append(np.mean(np.asarray(gap, float)[half:].reshape(len(gap) - half, -1) ** 2, axis=1))
-    number = min(range(1, len(tables)), key=lambda i: np.nan_to_num(squares[i].mean(), nan=np.inf))
-    gain = squares[0] - squares[number]
-    if not np.mean(gain) >= np.std(gain, ddof=1) / math.sqrt(len(gain)):  # a few samples between two outcomes decide
-        number = 0
-    error = math.sqrt(np.mean(squares[number]))
+    tables = [methods[0](default.grid(steps)), best.table, *refined]
+    plans = [Plan(table, isotropic(), jnp.asarray(kappa, float)) for table in tables]
+    number, error = _nearest_plan(plans, lambda plan: np.asarray(sample(key, field, shape, plan=plan)), path[-1], half)
     progress(1.0, f"RMS {error:.4f}")
     return Candidate(error, best.parameters, tables[number]), {"rms": error}
+
+
+def _nearest_plan(
+    plans: list[Plan], draw: Callable[[Plan], np.ndarray], end: np.ndarray, half: int
+) -> tuple[int, float]:
+    """The plan nearest to the end points of the second half, and its RMS; the first if none is ahead of it by a
+    standard error, because a few samples between two outcomes can decide."""
+    squares = []
+    for plan in plans:
+        gap = (draw(plan)[half:] - end[half:]).astype(float)
+        squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
+    number = min(range(len(plans)), key=lambda i: np.nan_to_num(squares[i].mean(), nan=np.inf))
+    gain = squares[0] - squares[number]
+    if np.mean(gain) < np.std(gain, ddof=1) / math.sqrt(len(gain)):
+        number = 0
+    return number, math.sqrt(np.mean(squares[number]))
 
 
 def _method_table(method: Method) -> Callable[[Array], Table]:

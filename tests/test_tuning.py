@@ -96,11 +96,11 @@ def test_progress_rises_and_the_key_decides(kappa):
 
     plan = tune(KEY, progress=lambda fraction, message: heard.append((fraction, message)))
     fractions, messages = zip(*heard, strict=True)
-    assert len(fractions) == 7
-    assert np.all(np.diff(fractions) > 0)
+    assert len(fractions) == (7 if kappa else 7 + 4 + 1)  # trials; rounds of the refinement; the choice
+    assert np.all(np.diff(fractions) >= 0)
     assert fractions[-1] == 1
     assert all(message.startswith("RMS" if kappa == 0 else "energy distance") for message in messages)
-    errors = [float(message.split()[-1]) for message in messages]
+    errors = [float(message.split()[-1]) for message in messages[:7]]
     assert errors == sorted(errors, reverse=True)  # the best so far
     assert float(plan.kappa) == kappa
 
@@ -116,7 +116,8 @@ def test_one_step_is_a_data_prediction():
     field, heard = lz.targets.gaussian([3.0, -1.0], 1e-6), []
     plan = lz.tune(KEY, field, (16, 2), 1, trials=5, fine_steps=16, progress=lambda f, m: heard.append(f))
     np.testing.assert_allclose(lz.sample(FRESH, field, (4, 2), plan=plan), [[3.0, -1.0]] * 4, atol=0.01)
-    assert heard == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert heard[:5] == [n / 9 for n in range(1, 6)]  # four rounds more at most
+    assert heard[-1] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""Which method should the ODE's default be? Behind `lazysi/defaults.py`: its neighbours on every field.
+
+    python benchmarks/default_choice.py                                 # half an hour on two cores
+    python benchmarks/default_choice.py --fields mixture --evaluations 8
+
+RMS distance to the fine-grid end point over that of the default, with its standard error (bootstrap over samples), on
+other noise than the comparisons with other samplers. Methods: the flat frame in linear time (order 2, three amounts of
+correction), the lazy frame in the angle with full correction (order 2; a line with the corrector of order 3; order 3);
+each on grids of `power_time` with three shifts (times the factor for the number of entries) and three powers at the
+data (taken as far as the default takes its own). The nearest are printed; all those of a full run are in
+results/default_choice.csv.
+"""
+
+import argparse
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
+
+import numpy as np  # noqa: E402
+from _fields import PROBLEMS, reference, start_noise  # noqa: E402
+from _report import report  # noqa: E402
+from _samplers import CACHE  # noqa: E402
+
+import lazysi as lz  # noqa: E402
+from lazysi.defaults import ENTRIES, GROWTH  # noqa: E402
+from lazysi.multistep import time_variable  # noqa: E402
+
+EVALUATIONS = (4, 6, 8, 12, 16, 24)
+COUNTS = {"mixture": 4096, "digits density": 2048, "digits": 512, "digits, guidance 2": 512}
+COUNT, SEED = 80, 5  # samples of the larger network; noise
+SHIFTS, POWERS = (1.0, 1.3, 1.6), (1.0, 1.25, 1.5)
+DENOISED = 9  # most steps with the data prediction last, which hardly matters
+SHOWN, RESAMPLED = 5, 200
+
+
+def methods(few: bool) -> dict[str, dict[str, Any]]:
+    """Options of `lz.sample`; the flat frame in few steps alone."""
+    lazy, flat = lz.gaussian_frame(), lz.flat_frame()
+    found: dict[str, dict[str, Any]] = {
+        "lazy, order 2": {"frame": lazy, "solver": lz.Multistep(2, corrector=True)},
+        "lazy, line, corrector of order 3": {"frame": lazy, "solver": lz.Multistep(3, corrector=True, curvature=0.0)},
+        "lazy, order 3": {"frame": lazy, "solver": lz.Multistep(3, corrector=True)},
+    }
+    for amount in (0.0, 0.25, 0.5) if few else ():
+        solver = lz.Multistep(2, corrector=amount, variable=time_variable)
+        found[f"flat, order 2, corrector {amount:g}"] = {"frame": flat, "solver": solver}
+    return found
+
+
+def neighbours(steps: int, entries: int) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
+    """(method, shift, power, options of `lz.sample`) for samples of so many entries."""
+    share = min(1.0, math.log(entries) / math.log(ENTRIES))
+    for (name, options), shift, power in itertools.product(methods(steps <= DENOISED).items(), SHIFTS, POWERS):
+        grid = lz.grids.power_time(steps, shift * (entries / ENTRIES) ** GROWTH, end=1 + (power - 1) * share)
+        yield name, shift, power, options | {"grid": grid, "denoise": steps <= DENOISED}
+
+
+def ratio(squares: np.ndarray, of_default: np.ndarray) -> tuple[float, float]:
+    """RMS over that of the default, and its standard error."""
+    resampled = np.random.RandomState(0).choice(len(squares), (RESAMPLED, len(squares)))
+    several = np.sqrt(squares[resampled].mean(axis=1) / of_default[resampled].mean(axis=1))
+    return float(np.sqrt(squares.mean() / of_default.mean())), float(several.std())
+
+
+def measure(name: str, steps: int, count: int, *, keep: bool) -> list[list[object]]:
+    """Rows of one field and number of steps, the nearest first."""
+    problem = PROBLEMS[name]
+    field, shape, key = problem.field(count), (count, *problem.event), jax.random.key(SEED)
+    end = reference(problem, field, start_noise(problem, count, SEED), CACHE if keep else None).end
+
+    def squares(**options: Any) -> np.ndarray:
+        samples = lz.sample(key, field, shape, steps=steps, dtype=problem.dtype, chunk_size=problem.chunk, **options)
+        return np.mean((np.asarray(samples) - end).reshape(count, -1) ** 2, axis=1)
+
+    of_default = squares()
+    rows: list[list[object]] = [
+        [name, steps, method, shift, power, *ratio(squares(**options), of_default)]
+        for method, shift, power, options in neighbours(steps, math.prod(problem.event))
+    ]
+    return sorted(rows, key=lambda row: np.nan_to_num(row[-2], nan=np.inf))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
+    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
+    arguments = parser.parse_args()
+    cases = [(name, n) for name in arguments.fields for n in arguments.evaluations]
+    counts = {name: COUNTS.get(name, COUNT) for name in PROBLEMS}
+    if arguments.smoke:
+        cases, counts = [("mixture", 4)], {"mixture": 16}
+    columns = ["field", "evaluations", "method", "shift", "power", "over the default", "standard error"]
+    found: list[list[object]] = []
+    for name, n in cases:
+        rows = measure(name, n, counts[name], keep=not arguments.smoke)
+        found += rows
+        report(f"{name}, {n} evaluations", columns, rows[:SHOWN], None)
+    if len(cases) == len(PROBLEMS) * len(EVALUATIONS):
+        report("All", columns, found, "default_choice.csv")
+
+
+if __name__ == "__main__":
+    main()
