@@ -21,7 +21,7 @@ from lazysi.models.pretrained import PLAN_GUIDANCE, plan_name
 
 MODEL = "fashion-mnist"
 STEPS = (3, 4, 6, 8, 12, 16)
-COUNTS = {0.0: 64, 1.0: 256}  # samples to fit on, by kappa
+COUNTS = {0.0: 128, 1.0: 256}  # samples to fit on, by kappa
 FINE = {0.0: 128, 1.0: 64}  # steps of the fine grid; a law of so few samples does not tell 64 from more
 GUIDANCE = {"none": None, f"{PLAN_GUIDANCE:g}": PLAN_GUIDANCE}
 PLANS = Path(lz.__file__).parent / "assets" / "plans"
