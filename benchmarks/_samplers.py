@@ -25,6 +25,7 @@ from _peers import GRIDS, NOISE_GRIDS, PEERS, TOLERANCES, Run, angles, available
 import lazysi as lz
 from lazysi import metrics
 from lazysi.cli.tune import ODE_NUMBER, SDE_NUMBER
+from lazysi.defaults import fine_options
 from lazysi.multistep import log_variable
 from lazysi.tuning import FINE
 
@@ -170,10 +171,11 @@ class Case:
 
     def fine(self, seed: int, steps: int = LAW_STEPS) -> np.ndarray:
         """All samples on a fine grid: an accurate solution of the ODE, the SDE by the default method."""
-        options = {"solver": lz.Multistep(3, corrector=True), "grid": lz.grids.fine_grid(steps)}
         name = f"fine, {self.problem.name}, kappa {self.kappa:g}, {self.count} samples, {steps} steps, seed {seed}"
-        make = lambda: self.ours(self.count, steps, seed=seed, **({} if self.kappa else options)).samples  # noqa: E731
-        return cached(self.cache, name, make)
+        options = fine_options(steps, noisy=self.kappa > 0)
+        return cached(
+            self.cache, name, lambda: self.ours(self.count, options.pop("steps"), seed=seed, **options).samples
+        )
 
     def bundled_plan(self, n: int) -> lz.Plan | None:
         """The one that comes with the package, if there is one for this field, kappa and number of evaluations."""

@@ -14,6 +14,7 @@ import numpy as np
 from _report import RESULTS, report
 
 import lazysi as lz
+from lazysi.defaults import fine_options
 
 STEPS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 FINE = 256  # steps of the reference; twice as many move it by less than a tenth of the smallest entry
@@ -47,7 +48,7 @@ def main() -> None:
     field = model.field(jnp.arange(count) % model.config.classes, guidance=arguments.guidance)
     key, shape = jax.random.key(0), (count, *model.shape)
 
-    exact = lz.sample(key, field, shape, steps=fine, grid=lz.grids.fine_grid(fine))
+    exact = lz.sample(key, field, shape, **fine_options(fine))
     rms = lambda x: float(jnp.sqrt(jnp.mean((x - exact) ** 2)))  # noqa: E731
     if not arguments.smoke:
         other = lz.sample(key, field, shape, steps=2 * fine, grid=lz.grids.power_time(2 * fine))

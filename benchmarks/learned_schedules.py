@@ -28,6 +28,7 @@ from _report import RESULTS, read_rows, report
 
 import lazysi as lz
 from lazysi import metrics
+from lazysi.defaults import fine_options
 from lazysi.models.pretrained import plan_name
 from lazysi.multistep import log_variable
 
@@ -101,7 +102,7 @@ def main() -> None:
         field = model.field(jnp.arange(number) % 10, guidance=guidance)
         return np.asarray(lz.sample(key, field, (number, *model.shape), chunk_size=min(CHUNK, number), **options))
 
-    exact = draw(count, steps=fine, solver=lz.Multistep(3, corrector=True), grid=lz.grids.fine_grid(fine))
+    exact = draw(count, **fine_options(fine))
     law, rows = metrics.features(classifier.features, exact), []
     for n in steps:
         fitted_count, updates = (FIT_COUNT, UPDATES) if guidance is None else (GUIDED_COUNT, GUIDED_UPDATES)

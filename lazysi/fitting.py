@@ -25,8 +25,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from lazysi.checks import check_number, known
 from lazysi.curves import AbstractSchedule
+from lazysi.defaults import fine_options
 from lazysi.fields import Field, select
-from lazysi.grids import fine_grid, uniform_time
+from lazysi.grids import uniform_time
 from lazysi.learned import LearnedSchedule, LearnedSteps, learned_plan, learned_schedule, learned_steps
 from lazysi.metrics import energy_distance
 from lazysi.noise import SampleNoise
@@ -219,10 +220,10 @@ def _fine_ends(
     key: PRNGKeyArray, field: Field, shape: tuple[int, ...], kappa: Array, steps: int, features: Features
 ) -> Array:
     """Features of the fine-grid end points; for an SDE of another draw, as a noise has no end point there."""
-    solver, grid = (None, None) if kappa > 0 else (Multistep(3, corrector=True), fine_grid(steps))
+    options = fine_options(steps, noisy=bool(kappa > 0))
     key = jax.random.fold_in(key, shape[0]) if kappa > 0 else key
     chunk = min(CHUNK, shape[0])
-    ends = sample(key, field, shape, steps=steps, kappa=kappa, solver=solver, grid=grid, chunk_size=chunk)
+    ends = sample(key, field, shape, kappa=kappa, chunk_size=chunk, **options)
     if not bool(jnp.all(jnp.isfinite(ends))):
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
     return jnp.concatenate([features(ends[first : first + chunk]) for first in range(0, shape[0], chunk)])

@@ -28,13 +28,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from lazysi.checks import check_number, known
-from lazysi.defaults import Method, default_method
+from lazysi.defaults import Method, default_method, fine_options
 from lazysi.fields import Field, select
 from lazysi.frames import Frame, point_frame
-from lazysi.grids import fine_grid, power_time
+from lazysi.grids import power_time
 from lazysi.metrics import energy_difference, energy_distance, rms, sliced_wasserstein, total_std
 from lazysi.moments import isotropic
-from lazysi.multistep import HISTORY, Table, Variable, angle_variable, log_variable, time_variable
+from lazysi.multistep import HISTORY, Table, angle_variable, log_variable, time_variable
 from lazysi.options import check_field, check_shape, count
 from lazysi.plans import Plan
 from lazysi.refining import RIDGE, affordable_rounds, combine, quantity, refine
@@ -154,9 +154,7 @@ def _fit_ode(
     fine_steps: int,
     progress: Progress,
 ) -> tuple[Candidate, dict[str, float]]:
-    accurate = Multistep(3, corrector=True)
-    fine = fine_grid(fine_steps)
-    angles, path = (np.asarray(a) for a in sample_path(key, field, shape, steps=fine_steps, solver=accurate, grid=fine))
+    angles, path = (np.asarray(a) for a in sample_path(key, field, shape, **fine_options(fine_steps)))
     if not np.isfinite(path[-1]).all():
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
     ask = eqx.filter_jit(lambda field, angle, u: field(angle, u))
@@ -348,7 +346,7 @@ def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
     weight, log_std = float(jnp.sum(default.frame.weights)), float(jnp.log(default.frame.stds[0]))
     rule = default.solver.rule
     own = [weight, log_std, float(rule.extrapolation), float(rule.corrector), 0.0]
-    own += [float(default.solver.accuracy - 1), -float(_in_time(default.solver.variable)), float(rule.midpoint)]
+    own += [float(default.solver.accuracy - 1), -float(default.in_time), float(rule.midpoint)]
     first = [float(jnp.log(default.shift)), 0.0, float(jnp.log(default.end)), *own]
     two_m = [0.0, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     half = [1.0, np.log(0.5), 0.5, 0.0, 0.0, 1.0, 0.0, 0.0]
@@ -356,12 +354,6 @@ def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
     kin = [[np.log(shift), 0.0, 0.0, *method] for shift in shifts for method in (own, two_m, half)]
     lazy = [np.log(2.0), 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     return [np.asarray(parameters) for parameters in (first, *kin, lazy)]
-
-
-def _in_time(variable: Variable) -> bool:
-    """Whether the variable of a default method is linear time rather than the angle."""
-    tick = jnp.ones(())
-    return bool(jnp.abs(variable(tick) - time_variable(tick)) < jnp.abs(variable(tick) - angle_variable(tick)))
 
 
 def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:

@@ -33,8 +33,8 @@ def draw(model, path, *arguments):
 def save_default_plan(path, steps=2, about="{}"):
     """The default sampler of the ODE, as a plan."""
     kappa = jnp.zeros(())
-    frame, solver, denoise, shift, end = default_method(steps, kappa, None, math.prod(CONFIG.shape), one_path=False)
-    table = solver.table(frame, lz.grids.power_time(steps, shift, 1.0, end), kappa, denoise)
+    method = default_method(steps, kappa, None, math.prod(CONFIG.shape), one_path=False)
+    table = method.solver.table(method.frame, method.grid(steps), kappa, method.denoise)
     lz.save_plan(path, lz.Plan(table, lz.isotropic(), kappa, about))
 
 

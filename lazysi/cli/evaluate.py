@@ -127,6 +127,7 @@ def evaluate(
         import numpy as np
 
         import lazysi as lz
+        from lazysi.defaults import fine_options
 
         judge = None if classifier == "none" else lz.load_classifier(classifier)
         network = None
@@ -162,10 +163,7 @@ def evaluate(
                 return [Draw(part, asked, network.class_names) for part in np.split(found, times)]
 
             (drawn,) = draw(1, settings)
-            accurate = (
-                {} if kappa else {"solver": lz.Multistep(3, corrector=True), "grid": lz.grids.fine_grid(fine_steps)}
-            )
-            again, first = data or draw(2, {"steps": fine_steps, "kappa": kappa} | accurate)
+            again, first = data or draw(2, {"kappa": kappa} | fine_options(fine_steps, noisy=kappa > 0))
             about: dict[str, Any] = {"model": model, "steps": steps, "kappa": kappa, "schedule": schedule}
             about |= {"shift": shift, "moments": moments, "guidance": guidance, "labels": classes}
             about |= {"fine_steps": None if data else fine_steps} | ({} if plan is None else {"plan": plan})
