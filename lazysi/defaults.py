@@ -105,8 +105,8 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 
 
 def fine_options(steps: int, *, noisy: bool = False) -> dict[str, Any]:
-    """Arguments of `sample` for what counts as exact in so many steps: for the ODE order 3 on `fine_grid`, whose error is
-    a fortieth of the same on equal steps; for the SDE the default.
+    """Arguments of `sample` for what counts as exact: for the ODE order 3 on `fine_grid`, whose error is a fortieth of
+    that on equal steps; for the SDE the default.
 
     Args:
         steps: of the solution.

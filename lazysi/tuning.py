@@ -73,8 +73,8 @@ def tune(
     Args:
         key: of the noise it is fitted on.
         field: the network, with what it holds per sample (labels) for `shape[0]` samples.
-        shape: (batch, *event); half of the batch fits the weights, the other half decides. For the ODE 128 is enough for
-            images; for the SDE, whose law is compared, 256 or more.
+        shape: (batch, *event); half of the batch fits the weights, the other half decides. For the ODE 128 is enough
+            for images; for the SDE, whose law is compared, 256 or more.
         steps: network evaluations of the plan.
         kappa: relative diffusion.
         trials: grids (ODE) or samplers (SDE) tried.
