@@ -173,9 +173,8 @@ class Case:
         """All samples on a fine grid: an accurate solution of the ODE, the SDE by the default method."""
         name = f"fine, {self.problem.name}, kappa {self.kappa:g}, {self.count} samples, {steps} steps, seed {seed}"
         options = fine_options(steps, noisy=self.kappa > 0)
-        return cached(
-            self.cache, name, lambda: self.ours(self.count, options.pop("steps"), seed=seed, **options).samples
-        )
+        n = options.pop("steps")
+        return cached(self.cache, name, lambda: self.ours(self.count, n, seed=seed, **options).samples)
 
     def bundled_plan(self, n: int) -> lz.Plan | None:
         """The one that comes with the package, if there is one for this field, kappa and number of evaluations."""
