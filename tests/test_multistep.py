@@ -207,6 +207,19 @@ def test_orders_of_convergence(case):
 
 
 @pytest.mark.usefixtures("x64")
+def test_a_line_with_the_corrector_of_order_3_is_of_order_3():
+    """As the default between 8 and 23 steps: one order less than with the parabola, whose corrector makes it 4."""
+    field = lz.targets.mixture([0.3, 0.7], [[-0.6, 0.3], [0.6, 0.0]], [0.6, 0.7])
+    draw = lambda n, **rule: lz.sample(  # noqa: E731
+        KEY, field, (30, 2), steps=n, grid=graded_angle, solver=lz.Multistep(3, corrector=True, **rule)
+    )
+    exact, steps = draw(1500), np.asarray([24, 48, 96])
+    errors = [float(lz.metrics.rms(draw(int(n), curvature=0.0), exact)) for n in steps]
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert 2.6 <= slope <= 3.8, (errors, slope)
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "case",
     slow_but([("point", (2, True))], itertools.product(["point", "open"], [m for m in SLOPES if m != (3, False)])),
