@@ -19,8 +19,9 @@ falls with the number of steps: it is 4.5 / steps up to 3 steps and 5 / steps in
 entries; then the larger of 5 / steps and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, with half of
 the growth in them).
 
-With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them. One
-Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
+With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
+with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
+One Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
 """
 
 import math
@@ -73,10 +74,14 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         entries: of one sample.
         one_path: whether one Brownian path drives the whole solve.
     """
-    noisy, one = kappa > 0, jnp.ones((), kappa.dtype)
+    noisy = kappa > 0
+    of_size = (entries / ENTRIES) ** GROWTH
+    full = next(power for least, power in END_POWERS if steps >= least)
+    end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(ENTRIES))).astype(kappa.dtype)
     if moments is not None or one_path or steps == 1:
+        shift = jnp.where(noisy | (steps <= FLAT_ODE), 1.0, ODE_SHIFT * of_size).astype(kappa.dtype)
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
-        return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), one, one)
+        return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), shift, end)
     flat = steps <= FLAT_ODE
     in_time = jnp.where(noisy, steps > ANGLE_SDE, flat)
     frame = flat_frame() if flat else gaussian_frame()
@@ -91,17 +96,14 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         curvature=float(steps > LINEAR_ODE),
         variable=variable,
     )
-    of_size = (entries / ENTRIES) ** GROWTH
     if steps <= FEW_SDE:
         of_sde = max((ANGLE_SDE_SHIFT if steps <= ANGLE_SDE else TIME_SDE_SHIFT) / steps * of_size, LEAST_SDE_RANGE[1])
     else:
         least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
         of_sde = max(TIME_SDE_SHIFT / steps, least) * math.sqrt(of_size)
     shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size)
-    full = next(power for least, power in END_POWERS if steps >= least)
-    end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(ENTRIES)))
     denoise = noisy | (steps <= DENOISED_ODE)
-    return Method(frame, solver, denoise, shift.astype(kappa.dtype), end.astype(kappa.dtype), in_time)
+    return Method(frame, solver, denoise, shift.astype(kappa.dtype), end, in_time)
 
 
 def fine_options(steps: int, *, noisy: bool = False) -> dict[str, Any]:
