@@ -1,4 +1,6 @@
-"""Notebooks as they are committed: no times of execution, pictures in 48 colours: python .ci/clean_notebooks.py FILE ...
+"""Notebooks as they are committed: no times of execution, pictures in 48 colours.
+
+    python .ci/clean_notebooks.py FILE ...
 
 After `pytest --nbmake --overwrite notebooks`, which stores what the cells print and draw.
 """
@@ -15,10 +17,12 @@ COLOURS = 48
 
 
 def smaller(picture: str) -> str:
-    """A PNG in base64 with a palette."""
-    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    """A PNG in base64 with a palette; one that has a palette already stays as it is."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture)))
+    if image.mode == "P":
+        return picture
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
