@@ -7,15 +7,15 @@ RMS distance to the fine-grid end point over that of the default, with its stand
 other noise than the comparisons with other samplers. Methods: the flat frame in linear time (order 2, three amounts of
 correction), the lazy frame in the angle with full correction (order 2; a line with the corrector of order 3; order 3);
 each on grids of `power_time` with three shifts (times the factor for the number of entries) and three powers at the
-data (taken as far as the default takes its own). The nearest are printed; all those of a full run are in
-results/default_choice.csv.
+data (taken as far as the default takes its own). The nearest are printed; all are in results/default_choice.csv, where
+those of a field and a number of evaluations replace what was there.
 """
 
 import argparse
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -23,19 +23,34 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS, reference, start_noise  # noqa: E402
-from _report import report  # noqa: E402
+from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
 from _samplers import CACHE  # noqa: E402
 
 import lazysi as lz  # noqa: E402
-from lazysi.defaults import ENTRIES, GROWTH  # noqa: E402
+from lazysi.defaults import DENOISED_ODE, ENTRIES, GROWTH  # noqa: E402
 from lazysi.multistep import time_variable  # noqa: E402
 
 EVALUATIONS = (4, 6, 8, 16, 24)
 COUNTS = {"mixture": 4096, "digits density": 2048, "digits": 512, "digits, guidance 2": 512}
 COUNT, SEED = 40, 5  # samples of the larger network; noise
 SHIFTS, POWERS = (1.0, 1.3, 1.6), (1.0, 1.25, 1.5)
-DENOISED = 9  # most steps with the data prediction last, which hardly matters
 SHOWN, RESAMPLED = 5, 200
+FILE = RESULTS / "default_choice.csv"
+
+
+class Row(NamedTuple):
+    """RMS over that of the default, and its standard error."""
+
+    field: str
+    evaluations: int
+    method: str
+    shift: float
+    power: float
+    ratio: float
+    error: float
+
+
+COLUMNS = ("field", "evaluations", "method", "shift", "power", "over the default", "standard error")
 
 
 def methods(few: bool) -> dict[str, dict[str, Any]]:
@@ -55,9 +70,9 @@ def methods(few: bool) -> dict[str, dict[str, Any]]:
 def neighbours(steps: int, entries: int) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
     """(method, shift, power, options of `lz.sample`) for samples of so many entries."""
     share = min(1.0, math.log(entries) / math.log(ENTRIES))
-    for (name, options), shift, power in itertools.product(methods(steps <= DENOISED).items(), SHIFTS, POWERS):
+    for (name, options), shift, power in itertools.product(methods(steps <= DENOISED_ODE).items(), SHIFTS, POWERS):
         grid = lz.grids.power_time(steps, shift * (entries / ENTRIES) ** GROWTH, end=1 + (power - 1) * share)
-        yield name, shift, power, options | {"grid": grid, "denoise": steps <= DENOISED}
+        yield name, shift, power, options | {"grid": grid, "denoise": steps <= DENOISED_ODE}
 
 
 def ratio(squares: np.ndarray, of_default: np.ndarray) -> tuple[float, float]:
@@ -67,7 +82,7 @@ def ratio(squares: np.ndarray, of_default: np.ndarray) -> tuple[float, float]:
     return float(np.sqrt(squares.mean() / of_default.mean())), float(several.std())
 
 
-def measure(name: str, steps: int, count: int, *, keep: bool) -> list[list[object]]:
+def measure(name: str, steps: int, count: int, *, keep: bool) -> list[Row]:
     """Rows of one field and number of steps, the nearest first."""
     problem = PROBLEMS[name]
     field, shape, key = problem.field(count), (count, *problem.event), jax.random.key(SEED)
@@ -78,11 +93,11 @@ def measure(name: str, steps: int, count: int, *, keep: bool) -> list[list[objec
         return np.mean((np.asarray(samples) - end).reshape(count, -1) ** 2, axis=1)
 
     of_default = squares()
-    rows: list[list[object]] = [
-        [name, steps, method, shift, power, *ratio(squares(**options), of_default)]
+    rows = [
+        Row(name, steps, method, shift, power, *ratio(squares(**options), of_default))
         for method, shift, power, options in neighbours(steps, math.prod(problem.event))
     ]
-    return sorted(rows, key=lambda row: np.nan_to_num(row[-2], nan=np.inf))
+    return sorted(rows, key=lambda row: np.nan_to_num(row.ratio, nan=np.inf))
 
 
 def main() -> None:
@@ -95,14 +110,14 @@ def main() -> None:
     counts = {name: COUNTS.get(name, COUNT) for name in PROBLEMS}
     if arguments.smoke:
         cases, counts = [("mixture", 4)], {"mixture": 16}
-    columns = ["field", "evaluations", "method", "shift", "power", "over the default", "standard error"]
-    found: list[list[object]] = []
+    file = None if arguments.smoke else FILE
     for name, n in cases:
         rows = measure(name, n, counts[name], keep=not arguments.smoke)
-        found += rows
-        report(f"{name}, {n} evaluations", columns, rows[:SHOWN], None)
-    if len(cases) == len(PROBLEMS) * len(EVALUATIONS):
-        report("All", columns, found, "default_choice.csv")
+        report(f"{name}, {n} evaluations", COLUMNS, rows[:SHOWN], None)
+        others = [row for row in read_rows(file, Row) if (row.field, row.evaluations) != (name, n)]
+        if file is not None:
+            file.unlink(missing_ok=True)
+        append_rows(file, COLUMNS, [*others, *rows])
 
 
 if __name__ == "__main__":

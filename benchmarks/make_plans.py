@@ -1,6 +1,6 @@
 """Which plans come with the package? Fits them to the bundled network, as `lazysi tune` does.
 
-    python benchmarks/make_plans.py                 # all 24: about 2 hours on two cores
+    python benchmarks/make_plans.py                 # all 24: about 3 hours on two cores
     python benchmarks/make_plans.py --steps 4 6 --kappa 0 --guidance none
 
 One plan for every number of steps, kappa and guidance, into lazysi/assets/plans; those that exist are left alone unless
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--kappa", type=float, nargs="+", default=list(COUNTS), choices=list(COUNTS))
     parser.add_argument("--guidance", nargs="+", default=list(GUIDANCE), choices=list(GUIDANCE))
-    parser.add_argument("--trials", type=int, default=100, help="grids (ODE) or samplers (SDE) tried for each plan")
+    parser.add_argument("--trials", type=int, default=60, help="grids (ODE) or samplers (SDE) tried for each plan")
     parser.add_argument("--count", type=int, default=None, help="samples to fit on (default: by kappa)")
     parser.add_argument("--force", action="store_true", help="make plans that exist, too")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")

@@ -38,7 +38,7 @@ from lazysi.solvers import Multistep
 
 __all__ = ["Method", "default_method", "fine_options"]
 
-FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINEAR_ODE = 4, 7, 9, 23  # most steps with these methods
+FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 ODE_SHIFT = 1.3
@@ -76,8 +76,10 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     """
     noisy = kappa > 0
     of_size = (entries / ENTRIES) ** GROWTH
-    full = next(power for least, power in END_POWERS if steps >= least)
-    end = jnp.where(noisy, 1.0, 1 + (full - 1) * min(1.0, math.log(entries) / math.log(ENTRIES))).astype(kappa.dtype)
+    end_power = next(power for least, power in END_POWERS if steps >= least)
+    end = jnp.where(noisy, 1.0, 1 + (end_power - 1) * min(1.0, math.log(entries) / math.log(ENTRIES))).astype(
+        kappa.dtype
+    )
     if moments is not None or one_path or steps == 1:
         shift = jnp.where(noisy | (steps <= FLAT_ODE), 1.0, ODE_SHIFT * of_size).astype(kappa.dtype)
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
@@ -93,7 +95,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
         corrector=jnp.where(noisy | (not flat), 1.0, FLAT_CORRECTOR),
-        curvature=float(steps > LINEAR_ODE),
+        curvature=float(steps > LINE_ODE),
         variable=variable,
     )
     if steps <= FEW_SDE:
@@ -107,7 +109,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 
 
 def fine_options(steps: int, *, noisy: bool = False) -> dict[str, Any]:
-    """Arguments of `sample` for what counts as exact: for the ODE order 3 on `fine_grid`, whose error is a fortieth of
+    """Arguments of `sample` for what counts as exact: for the ODE order 3 on `fine_grid`, whose error is a thirtieth of
     that on equal steps; for the SDE the default.
 
     Args:

@@ -2,7 +2,8 @@
 
 `tune` fits the weights step by step, each to the state that an exact solution has there. What counts is the end: a
 state that is off in between may be the better one to ask the network at, and the error of one step can be made good by
-the next. The end points depend smoothly on a few dozen numbers, so a few rounds of a Levenberg-Marquardt method do it.
+the next. The end points depend smoothly on a few dozen numbers, so a few rounds of least squares in a trust region (of
+the Levenberg-Marquardt kind) do it.
 Derivatives are differences: each costs the steps that follow its number, and none goes through the network backwards.
 """
 
@@ -19,7 +20,9 @@ __all__ = ["RIDGE", "Predict", "affordable_rounds", "combine", "quantity", "refi
 
 RIDGE = 0.2  # of the squared size of what is regressed on, over the number of equations
 DIFFERENCE = 2e-3  # of weights of order 1 and of angles: float32 states leave 1e-3 of a derivative as roundoff
-ROUNDS, ATTEMPTS = 4, 4  # of Jacobians, and of trial steps for each
+GAP = 1e-4  # least step of the angles; of the gap to the next one a difference is at most a quarter
+ROUNDS, ATTEMPTS = 4, 4  # Jacobians, and trial steps for each on average
+MOST_EQUATIONS = 200_000  # entries of the end points that count, which bounds the memory
 
 Predict = Callable[[float, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (angle, unit states) -> noise, data
 
@@ -36,7 +39,7 @@ def combine(row: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 
 def affordable_rounds(steps: int, trials: int) -> int:
-    """Rounds that ask the network as often as so many solves of twice the samples, at least 1 and at most `ROUNDS`.
+    """Rounds whose Jacobians ask the network as often as so many solves of twice the samples, 1 to `ROUNDS`.
 
     A derivative by a weight or an angle takes half of a solve on average, with half of the samples a quarter.
     """
@@ -58,7 +61,7 @@ def refine(
     rounds: int,
     report: Callable[[int], None] = lambda number: None,
 ) -> list[Table]:
-    """Tables whose weights and angles are ever better for the end points.
+    """Tables whose weights and angles are ever better for these end points (and the ridge; others have to decide).
 
     Args:
         table: of an ODE method, one frame for all directions.
@@ -69,7 +72,7 @@ def refine(
         report: called with the number of rounds done at the beginning of each.
 
     Returns:
-        the table after each round, the one given first; none if its end points are not finite.
+        the table after each round, the one given first; an empty list where that one fails.
     """
     from scipy.optimize import least_squares  # slow to import, and for this alone
 
@@ -79,7 +82,11 @@ def refine(
     first_angles = np.asarray(table.angles, float)
     of_rows, of_angles = np.nonzero(free)[0], np.arange(1, steps)  # the step of every number that is fitted
     first = np.concatenate([first_rows[free], first_angles[1:-1]])
-    weight = np.sqrt(RIDGE * np.mean(np.square(end, dtype=float)))
+    chosen = np.arange(end.size)
+    if end.size > MOST_EQUATIONS:
+        chosen = np.random.RandomState(0).choice(end.size, MOST_EQUATIONS, replace=False)
+    wanted = end.ravel()[chosen].astype(float)
+    weight = np.sqrt(RIDGE * np.mean(np.square(wanted)))
 
     def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, angles = np.zeros_like(first_rows), first_angles.copy()
@@ -97,36 +104,38 @@ def refine(
 
     def residuals(numbers: np.ndarray) -> np.ndarray:
         angles = unpack(numbers)[1]
-        if np.any(np.diff(angles) <= 0):
-            return np.full(end.size + first.size, np.inf)  # a step that the method refuses
+        if np.any(np.diff(angles) < GAP):
+            return np.full(wanted.size + first.size, np.inf)  # a step that the method refuses
         states, values = [start], []
         go_on(numbers, states, values)
-        return np.concatenate([(states[-1] - end).ravel().astype(float), weight * (numbers - first)])
+        return np.concatenate([states[-1].ravel()[chosen] - wanted, weight * (numbers - first)])
 
     taken: list[np.ndarray] = []
 
     def jacobian(numbers: np.ndarray) -> np.ndarray:
-        columns = np.zeros((end.size + first.size, first.size))
+        columns = np.zeros((wanted.size + first.size, first.size))
         if len(taken) == rounds:
             return columns  # a gradient of zero, at which the method ends
         report(len(taken))
         taken.append(numbers)
         states, values = [start], []
         go_on(numbers, states, values)
+        last, gaps = states[-1].ravel()[chosen].astype(float), np.diff(unpack(numbers)[1])
         for i, step in enumerate([*of_rows, *of_angles]):
-            moved = numbers.copy()
-            moved[i] += DIFFERENCE
             of_angle = i >= of_rows.size
+            difference = min(DIFFERENCE, gaps[step] / 4) if of_angle else DIFFERENCE
+            moved = numbers.copy()
+            moved[i] += difference
             here = states[: step + 1]
             go_on(moved, here, values[: step if of_angle else step + 1])
-            columns[: end.size, i] = (here[-1].astype(float) - states[-1]).ravel() / DIFFERENCE
-        columns[end.size :] = weight * np.eye(first.size)
-        return columns
+            columns[: wanted.size, i] = (here[-1].ravel()[chosen] - last) / difference
+        columns[wanted.size :] = weight * np.eye(first.size)
+        return columns if np.isfinite(columns).all() else np.zeros_like(columns)
 
     if not np.isfinite(residuals(first)).all():
         return []
-    of_type: Any = jacobian  # which the types of SciPy forget
-    found = least_squares(residuals, first, of_type, x_scale="jac", max_nfev=rounds * ATTEMPTS)
+    function: Any = jacobian  # which the types of SciPy forget
+    found = least_squares(residuals, first, function, method="trf", x_scale="jac", max_nfev=rounds * ATTEMPTS)
     tables = []
     for numbers in [*taken, found.x]:
         rows, angles = unpack(numbers)

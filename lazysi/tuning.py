@@ -169,6 +169,15 @@ def _fit_ode(
         noise, data = ask(field, jnp.asarray(angle, path.dtype), jnp.asarray(u))
         return np.asarray(noise), np.asarray(data)
 
+    few = select(field, jnp.arange(half))
+    alone = _takes(few, path[0][:half])
+
+    def predict_half(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if alone:
+            return predict(angle, u, few)
+        noise, data = predict(angle, np.concatenate([u, path[0][half:]]))
+        return noise[:half], data[:half]
+
     first_prediction = predict(0.0, path[0])  # every candidate begins with it
 
     def follow(numbers: np.ndarray, parameters: np.ndarray) -> Candidate:
@@ -211,10 +220,9 @@ def _fit_ode(
                 best, numbers = candidate, moved
         report(number, best)
 
-    few = select(field, jnp.arange(half))
     refined = refine(
         best.table,
-        lambda angle, u: predict(angle, u, few),
+        predict_half,
         path[0][:half],
         path[-1][:half],
         rounds=rounds,
@@ -227,14 +235,28 @@ def _fit_ode(
     return Candidate(error, best.parameters, tables[number]), {"rms": error}
 
 
+def _takes(field: Field, u: np.ndarray) -> bool:
+    """Whether a field takes so few samples: one that holds a batch's values without saying so (`PerSample`) does not."""
+    try:
+        data = jax.eval_shape(field, jnp.zeros((), u.dtype), jax.ShapeDtypeStruct(u.shape, u.dtype)).data
+    except (TypeError, ValueError):
+        return False
+    return data.shape == u.shape
+
+
 def _nearest_plan(
     plans: list[Plan], draw: Callable[[Plan], np.ndarray], end: np.ndarray, half: int
 ) -> tuple[int, float]:
     """The plan nearest to the end points of the second half, and its RMS; the first if none is ahead of it by a
-    standard error, because a few samples between two outcomes can decide."""
+    standard error, because a few samples between two outcomes can decide. One that fails there is left."""
     squares = []
-    for plan in plans:
-        gap = (draw(plan)[half:] - end[half:]).astype(float)
+    for number, plan in enumerate(plans):
+        try:
+            gap = (draw(plan)[half:] - end[half:]).astype(float)
+        except RuntimeError:  # NaN
+            if number == 0:
+                raise
+            gap = np.full_like(end[half:], np.nan, float)
         squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
     number = min(range(len(plans)), key=lambda i: np.nan_to_num(squares[i].mean(), nan=np.inf))
     gain = squares[0] - squares[number]

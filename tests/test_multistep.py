@@ -277,6 +277,23 @@ def test_float32_follows_float64(frame, kappa, steps):
         np.testing.assert_allclose(single, double, atol=SINGLE, rtol=SINGLE)
 
 
+@pytest.mark.parametrize(
+    ("steps", "order", "curvature", "end"),
+    [(4, 2, 0, 1.0), (5, 2, 0, 1.25), (7, 2, 0, 1.25), (8, 3, 0, 1.5), (24, 3, 1, 1.5)],
+)
+def test_default_of_the_ode(steps, order, curvature, end):
+    """Order, curvature and grid by the number of steps; the power above 1 by the logarithm of the number of entries."""
+    of = lambda entries, moments=None: default_method(steps, jnp.zeros(()), moments, entries, one_path=False)  # noqa: E731
+    image = of(784)
+    assert (int(image.solver.accuracy), float(image.solver.rule.curvature)) == (order, curvature)
+    np.testing.assert_allclose([image.shift, image.end], [1.3, end], rtol=1e-6)
+    np.testing.assert_allclose([of(3072).shift, of(3072).end], [1.3 * (3072 / 784) ** (1 / 7), end], rtol=1e-6)
+    np.testing.assert_allclose(of(28).end, 1 + (end - 1) / 2, rtol=1e-6)
+    known = of(784, lz.isotropic(0.0, 0.5))
+    assert int(known.solver.accuracy) == 2
+    np.testing.assert_allclose([known.shift, known.end], [1.3, end] if steps > 4 else [1, 1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("order", [0, 4, 2.5])
 def test_bad_order(order):
     with pytest.raises(ValueError, match="expected `order` 1, 2 or 3"):

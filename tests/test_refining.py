@@ -78,6 +78,26 @@ def test_a_field_that_fails_on_the_way_is_left():
     assert refine(exact_table(), broken, start(), start(), rounds=2) == []
 
 
-def test_rounds_cost_at_most_the_search():
+def test_rounds_cost_about_as_much_as_the_search():
     assert [affordable_rounds(steps, 60) for steps in (1, 4, 8, 16, 64)] == [4, 4, 4, 2, 1]
     assert affordable_rounds(4, 2) == 1
+
+
+def test_a_jacobian_that_fails_ends_the_rounds():
+    """The field fails a little above the angles of the table, where only differences look."""
+    table = perturbed(exact_table())
+    limit = float(table.angles[2])
+
+    def fragile(angle, u):
+        noise, data = predict(angle, u)
+        return (noise * np.nan if limit < angle < limit + 0.01 else noise), data
+
+    noise = start()
+    tables = refine(table, fragile, noise, STD * noise, rounds=3)
+    assert rms_of(tables[-1]) == pytest.approx(rms_of(table), rel=1e-3)
+
+
+def test_large_samples_are_thinned_out(monkeypatch):
+    monkeypatch.setattr("lazysi.refining.MOST_EQUATIONS", 90)
+    noise = start()
+    assert rms_of(refine(perturbed(exact_table()), predict, noise, STD * noise, rounds=3)[-1]) < 2e-3

@@ -153,6 +153,15 @@ def test_a_field_with_too_few_values_is_refused():
         lz.tune(KEY, field, (16, 2), 2, fine_steps=8)
 
 
+def test_a_field_for_this_batch_alone_is_asked_for_all_of_it():
+    """A plain function may hold a value for every sample, which is not known to the library."""
+    shifts, field = 0.1 * jnp.ones((16, 1)), FIELDS["modes"]()
+    plan = lz.tune(KEY, lambda angle, u: field(angle, u + 0 * shifts), (16, 2), 2, trials=2, fine_steps=8)
+    same = lz.tune(KEY, field, (16, 2), 2, trials=2, fine_steps=8)
+    for first, second in zip(jax.tree.leaves(plan), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(first, second, rtol=ROUNDOFF, atol=SINGLE)
+
+
 def test_a_field_that_fails_is_named():
     wrong = lz.data_field(lambda t, x: x * jnp.nan, lz.linear())
     with pytest.raises(RuntimeError, match="the field returned NaN at step 1 of 8"):
