@@ -236,7 +236,7 @@ def _fit_ode(
 
 
 def _takes(field: Field, u: np.ndarray) -> bool:
-    """Whether a field takes so few samples: one that holds a batch's values without saying so (`PerSample`) does not."""
+    """Whether a field takes so few samples; one that holds values of a batch other than as `PerSample` does not."""
     try:
         data = jax.eval_shape(field, jnp.zeros((), u.dtype), jax.ShapeDtypeStruct(u.shape, u.dtype)).data
     except (TypeError, ValueError):
