@@ -27,7 +27,7 @@ from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
 from _samplers import CACHE  # noqa: E402
 
 import lazysi as lz  # noqa: E402
-from lazysi.defaults import DENOISED_ODE, ENTRIES, GROWTH  # noqa: E402
+from lazysi.defaults import DENOISED_ODE, by_entries  # noqa: E402
 from lazysi.multistep import time_variable  # noqa: E402
 
 EVALUATIONS = (4, 6, 8, 16, 24)
@@ -69,9 +69,9 @@ def methods(few: bool) -> dict[str, dict[str, Any]]:
 
 def neighbours(steps: int, entries: int) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
     """(method, shift, power, options of `lz.sample`) for samples of so many entries."""
-    share = min(1.0, math.log(entries) / math.log(ENTRIES))
+    of_size, share = by_entries(entries)
     for (name, options), shift, power in itertools.product(methods(steps <= DENOISED_ODE).items(), SHIFTS, POWERS):
-        grid = lz.grids.power_time(steps, shift * (entries / ENTRIES) ** GROWTH, end=1 + (power - 1) * share)
+        grid = lz.grids.power_time(steps, shift * of_size, end=1 + (power - 1) * share)
         yield name, shift, power, options | {"grid": grid, "denoise": steps <= DENOISED_ODE}
 
 

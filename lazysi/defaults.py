@@ -36,7 +36,7 @@ from lazysi.moments import Moments
 from lazysi.multistep import angle_variable, time_variable
 from lazysi.solvers import Multistep
 
-__all__ = ["Method", "default_method", "fine_options"]
+__all__ = ["Method", "by_entries", "default_method", "fine_options"]
 
 FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
@@ -64,6 +64,11 @@ class Method(NamedTuple):
         return power_time(steps, self.shift, end=self.end)
 
 
+def by_entries(entries: int) -> tuple[float, float]:
+    """Factor on the shift, and share of what is above 1 in the power at the data, for samples of so many entries."""
+    return (entries / ENTRIES) ** GROWTH, min(1.0, math.log(entries) / math.log(ENTRIES))
+
+
 def default_method(steps: int, kappa: Array, moments: Moments | None, entries: int, *, one_path: bool) -> Method:
     """Default for a number of steps.
 
@@ -75,11 +80,9 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         one_path: whether one Brownian path drives the whole solve.
     """
     noisy = kappa > 0
-    of_size = (entries / ENTRIES) ** GROWTH
+    of_size, share = by_entries(entries)
     end_power = next(power for least, power in END_POWERS if steps >= least)
-    end = jnp.where(noisy, 1.0, 1 + (end_power - 1) * min(1.0, math.log(entries) / math.log(ENTRIES))).astype(
-        kappa.dtype
-    )
+    end = jnp.where(noisy, 1.0, 1 + (end_power - 1) * share).astype(kappa.dtype)
     if moments is not None or one_path or steps == 1:
         shift = jnp.where(noisy | (steps <= FLAT_ODE), 1.0, ODE_SHIFT * of_size).astype(kappa.dtype)
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)

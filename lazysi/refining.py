@@ -16,7 +16,7 @@ import numpy as np
 
 from lazysi.multistep import HISTORY, Table
 
-__all__ = ["RIDGE", "Predict", "affordable_rounds", "combine", "quantity", "refine"]
+__all__ = ["RIDGE", "Predict", "affordable_rounds", "combine", "quantity", "refine", "rows_of", "with_rows"]
 
 RIDGE = 0.2  # of the squared size of what is regressed on, over the number of equations
 DIFFERENCE = 2e-3  # of weights of order 1 and of angles: float32 states leave 1e-3 of a derivative as roundoff
@@ -36,6 +36,17 @@ def quantity(table: Table, n: int, prediction: tuple[np.ndarray, np.ndarray]) ->
 def combine(row: np.ndarray, features: np.ndarray) -> np.ndarray:
     """The next state: `row` holds `stay` and the weights, `features` the state and the last values of Q."""
     return np.tensordot(row, features, 1).astype(features.dtype)
+
+
+def rows_of(table: Table) -> np.ndarray:
+    """`stay` and the weights of every step, side by side."""
+    return np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1).astype(float)
+
+
+def with_rows(table: Table, rows: np.ndarray) -> Table:
+    """The table with these as `stay` and weights."""
+    fitted = jnp.asarray(rows[:, 0], float), jnp.asarray(rows[:, 1:], float)
+    return eqx.tree_at(lambda table: (table.stay, table.weights), table, fitted)
 
 
 def affordable_rounds(steps: int, trials: int) -> int:
@@ -78,8 +89,7 @@ def refine(
 
     steps = table.data.shape[0]
     free = _free(steps)
-    first_rows = np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1).astype(float)
-    first_angles = np.asarray(table.angles, float)
+    first_rows, first_angles = rows_of(table), np.asarray(table.angles, float)
     of_rows, of_angles = np.nonzero(free)[0], np.arange(1, steps)  # the step of every number that is fitted
     first = np.concatenate([first_rows[free], first_angles[1:-1]])
     chosen = np.arange(end.size)
@@ -139,6 +149,6 @@ def refine(
     tables = []
     for numbers in [*taken, found.x]:
         rows, angles = unpack(numbers)
-        fitted = jnp.asarray(angles, float), jnp.asarray(rows[:, 0], float), jnp.asarray(rows[:, 1:], float)
-        tables.append(eqx.tree_at(lambda table: (table.angles, table.stay, table.weights), table, fitted))
+        moved = eqx.tree_at(lambda table: table.angles, table, jnp.asarray(angles, float))
+        tables.append(with_rows(moved, rows))
     return tables

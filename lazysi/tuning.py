@@ -37,7 +37,7 @@ from lazysi.moments import isotropic
 from lazysi.multistep import HISTORY, Table, angle_variable, log_variable, time_variable
 from lazysi.options import check_field, check_shape, count
 from lazysi.plans import Plan
-from lazysi.refining import RIDGE, affordable_rounds, combine, quantity, refine
+from lazysi.refining import RIDGE, affordable_rounds, combine, quantity, refine, rows_of, with_rows
 from lazysi.sampling import sample, sample_path
 from lazysi.solvers import Multistep
 
@@ -184,19 +184,16 @@ def _fit_ode(
         """The table fitted on the fine angles of these numbers, with its error on the second half."""
         grid = angles[numbers].astype(np.float64)
         table = methods[int(parameters[3] > 0.5)](jnp.asarray(grid))
-        known_rows = np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1)
-        rows, u, values = np.zeros_like(known_rows, np.float64), path[0], []
+        known_rows, u, values = rows_of(table), path[0], []
+        rows = np.zeros_like(known_rows)
         for n in range(steps):
             prediction = predict(grid[n], u) if n else first_prediction
             values = [quantity(table, n, prediction), *values][:HISTORY]
             features = np.stack([u, *values])
-            prior = known_rows[n, : len(features)].astype(np.float64)
-            row = _regress(features, path[numbers[n + 1]], prior, half)
+            row = _regress(features, path[numbers[n + 1]], known_rows[n, : len(features)], half)
             rows[n, : len(row)] = row
             u = combine(row, features)
-        fitted = jnp.asarray(rows[:, 0], float), jnp.asarray(rows[:, 1:], float)
-        table = eqx.tree_at(lambda table: (table.stay, table.weights), table, fitted)
-        return Candidate(float(rms(u[half:], path[-1][half:])), parameters, table)
+        return Candidate(float(rms(u[half:], path[-1][half:])), parameters, with_rows(table, rows))
 
     def evaluate(parameters: np.ndarray) -> Candidate:
         return follow(_nearest(np.asarray(_grid(steps, parameters)), angles), parameters)
@@ -228,7 +225,10 @@ def _fit_ode(
         rounds=rounds,
         report=lambda number: progress((trials + number) / (trials + rounds), f"RMS {best.error:.4f}"),
     )
-    tables = [methods[0](default.grid(steps)), best.table, *refined]
+    tables = [
+        methods[0](default.grid(steps)),
+        *(refined or [best.table]),
+    ]  # the first of the refined is the best so far
     plans = [Plan(table, isotropic(), jnp.asarray(kappa, float)) for table in tables]
     number, error = _nearest_plan(plans, lambda plan: np.asarray(sample(key, field, shape, plan=plan)), path[-1], half)
     progress(1.0, f"RMS {error:.4f}")
