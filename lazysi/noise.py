@@ -1,17 +1,28 @@
 """Noise of a batch, sample by sample: sample i depends on (key, i) alone, whatever the size of the batch.
 
 Two kinds: fresh increments for every step (fast), or one Brownian path per sample that does not depend on the steps.
+The fresh increments of a fine grid can be put together to those of a coarser one.
 """
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-__all__ = ["SampleNoise"]
+__all__ = ["SampleNoise", "point_clock"]
 
 START, PATH = 0, 1  # what a sample's key is folded with
+PARTS = 2**30  # first number of a fresh increment for a part of a fine step, out of the way of those of steps
+
+
+def point_clock(angles: Float[np.ndarray, " nodes"], kappa: float) -> Float[np.ndarray, " nodes"]:
+    """tan(angle)^(2 kappa), the clock of the noise in the point frame, where by theory (29) with G = cos it is
+
+    dy = ... + sqrt(2 kappa) tan^kappa dB_l,   of variance int 2 kappa tan^(2 kappa) d(log tan) = tan^(2 kappa).
+    """
+    return np.tan(angles) ** (2 * kappa)
 
 
 class SampleNoise(diffrax.AbstractBrownianPath):
@@ -99,6 +110,25 @@ class SampleNoise(diffrax.AbstractBrownianPath):
 
         return jax.vmap(sample)(self.path_keys)
 
+    def shared(
+        self, fine: Float[np.ndarray, " nodes"], clock: Float[np.ndarray, "steps+1"]
+    ) -> Float[Array, "steps batch *event"]:
+        """Standard normals of the steps of a grid, put together from the fresh increments of a finer one: the noise of
+        one Brownian motion, over the steps of either.
+
+        The solve on the fine grid has the start state as the noise of its first step, and in step n the increment of
+        tag n. A fine step that is cut is a Brownian bridge, with further increments.
+
+        Args:
+            fine: clock at the ends of the fine steps, rising from 0; without end that of a last step without noise.
+            clock: the same of the other grid.
+
+        Returns:
+            the start state of the other grid, and the noise of its steps.
+        """
+        whole, parts = (jnp.asarray(share, self.dtype) for share in _shares(np.asarray(fine), np.asarray(clock)))
+        return _put_together(self, whole, parts)
+
     def evaluate(self, t0, t1=None, left: bool = True, use_levy: bool = False):
         """Increment over [t0, t1] (from 0 where t1 is None), with the Levy area a Diffrax solver asks for."""
         del left
@@ -139,3 +169,43 @@ class SampleNoise(diffrax.AbstractBrownianPath):
         else:  # the nearest tick, so that the rounding of a time does not change what is drawn
             label = jnp.sum(tag > (self.ticks[1:] + self.ticks[:-1]) / 2)
         return jax.vmap(lambda key: jax.random.fold_in(key, label))(self.path_keys)
+
+
+def _shares(fine: np.ndarray, clock: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(whole, parts): the noise of a step as sums of those of the fine steps, and of normals for the parts of a fine
+    step of length d that is cut into fractions p_k, whose increments are
+
+        sqrt(d) [p_k z + sqrt(p_k) e_k - p_k sum_j sqrt(p_j) e_j].
+    """
+    fine = fine if clock[-1] <= fine[-1] else np.append(fine, clock[-1])
+    steps, lengths = len(clock) - 1, np.diff(fine)
+    whole, parts = np.zeros((steps + 1, len(lengths))), np.zeros((steps + 1, 2 * steps + 2))  # and what comes after
+    ends = np.append(clock, max(fine[-1], clock[-1]))
+    for i, length in enumerate(lengths):
+        over = np.clip((ends - fine[i]) / length, 0, 1)
+        pieces = [(n, share) for n, share in enumerate(np.diff(over)) if share > 0]
+        for n, share in pieces:
+            whole[n, i] = share * np.sqrt(length)
+        if len(pieces) > 1:
+            # a step that began before this fine one has used its first normal there
+            numbers = [2 * n + int(clock[n] < fine[i]) for n, _ in pieces]
+            roots = np.sqrt([share for _, share in pieces])
+            for (n, share), number, root in zip(pieces, numbers, roots, strict=True):
+                parts[n, number] += root * np.sqrt(length)
+                parts[n, numbers] -= share * roots * np.sqrt(length)
+    size = np.sqrt(np.diff(clock))[:, None]
+    return whole[:-1] / size, parts[:-1] / size
+
+
+@eqx.filter_jit
+def _put_together(noise: SampleNoise, whole: Array, parts: Array) -> Array:
+    def add(total: Array, share: Array, normal: Array) -> Array:
+        return total + share.reshape((-1,) + (1,) * normal.ndim) * normal
+
+    total = add(jnp.zeros((len(whole), len(noise.start_keys), *noise.event), noise.dtype), whole[:, 0], noise.start())
+    total = jax.lax.fori_loop(
+        1, whole.shape[1], lambda n, total: add(total, whole[:, n], noise.increment(0.0, 1.0, tag=n)), total
+    )
+    return jax.lax.fori_loop(
+        0, parts.shape[1], lambda n, total: add(total, parts[:, n], noise.increment(0.0, 1.0, tag=PARTS + n)), total
+    )

@@ -1,30 +1,63 @@
-"""Refinement of a tabulated ODE method: all its weights and angles at once, for the end points of some samples.
+"""Refinement of a tabulated method: all its weights and angles at once, for the end points of some samples.
 
-`tune` fits the weights step by step, each to the state that an exact solution has there. What counts is the end: a
-state that is off in between may be the better one to ask the network at, and the error of one step can be made good by
-the next. The end points depend smoothly on a few dozen numbers, so a few rounds of least squares in a trust region (of
-the Levenberg-Marquardt kind) do it.
+For the ODE `tune` fits the weights step by step, each to the state that an exact solution has there; for the SDE it
+searches among known kinds of weights. What counts is the end: a state that is off in between may be the better one to
+ask the network at, and the error of one step can be made good by the next. The end points depend smoothly on a few
+dozen numbers, so a few rounds in a trust region do it: of least squares (of the Levenberg-Marquardt kind) where every
+sample has an exact end point, of Newton's method with the Gauss-Newton part of the Hessian where it is the energy
+distance to a law that counts.
 Derivatives are differences: each costs the steps that follow its number, and none goes through the network backwards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lazysi.fields import Field, Prediction
+from lazysi.metrics import energy_distance
 from lazysi.multistep import HISTORY, Table
 
-__all__ = ["RIDGE", "Predict", "affordable_rounds", "combine", "quantity", "refine", "rows_of", "with_rows"]
+__all__ = [
+    "RIDGE",
+    "Predict",
+    "affordable_rounds",
+    "asking",
+    "combine",
+    "follow",
+    "quantity",
+    "refine",
+    "refine_law",
+    "rows_of",
+    "with_rows",
+]
 
 RIDGE = 0.2  # of the squared size of what is regressed on, over the number of equations
+LAW_RIDGE = 0.01  # of the mean curvature of the energy distance
 DIFFERENCE = 2e-3  # of weights of order 1 and of angles: float32 states leave 1e-3 of a derivative as roundoff
 GAP = 1e-4  # least step of the angles; of the gap to the next one a difference is at most a quarter
 ROUNDS, ATTEMPTS = 4, 4  # Jacobians, and trial steps for each on average
 MOST_EQUATIONS = 200_000  # entries of the end points that count, which bounds the memory
 
 Predict = Callable[[float, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (angle, unit states) -> noise, data
+
+
+def asking(field: Field, dtype: np.dtype) -> Predict:
+    """A field on NumPy arrays, asked at angles in this dtype."""
+
+    def predict(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        noise, data = _ask(field, jnp.asarray(angle, dtype), jnp.asarray(u))
+        return np.asarray(noise), np.asarray(data)
+
+    return predict
+
+
+@eqx.filter_jit
+def _ask(field: Field, angle: jax.Array, u: jax.Array) -> Prediction:
+    return field(angle, u)
 
 
 def quantity(table: Table, n: int, prediction: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -34,19 +67,32 @@ def quantity(table: Table, n: int, prediction: tuple[np.ndarray, np.ndarray]) ->
 
 
 def combine(row: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """The next state: `row` holds `stay` and the weights, `features` the state and the last values of Q."""
+    """The next state but for its noise: `row` holds `stay` and the weights, `features` the state and the last Q."""
     return np.tensordot(row, features, 1).astype(features.dtype)
 
 
 def rows_of(table: Table) -> np.ndarray:
-    """`stay` and the weights of every step, side by side."""
-    return np.concatenate([np.asarray(table.stay)[:, None], np.asarray(table.weights)], axis=1).astype(float)
+    """`stay`, the weights and `spread` of every step, side by side."""
+    parts = np.asarray(table.stay)[:, None], np.asarray(table.weights), np.asarray(table.spread)[:, None]
+    return np.concatenate(parts, axis=1).astype(float)
 
 
 def with_rows(table: Table, rows: np.ndarray) -> Table:
-    """The table with these as `stay` and weights."""
-    fitted = jnp.asarray(rows[:, 0], float), jnp.asarray(rows[:, 1:], float)
-    return eqx.tree_at(lambda table: (table.stay, table.weights), table, fitted)
+    """The table with these as `stay`, weights and `spread`."""
+    fitted = (jnp.asarray(part, float) for part in (rows[:, 0], rows[:, 1:-1], rows[:, -1]))
+    return eqx.tree_at(lambda table: (table.stay, table.weights, table.spread), table, tuple(fitted))
+
+
+def follow(table: Table, predict: Predict, normals: np.ndarray) -> np.ndarray:
+    """End states of a table.
+
+    Args:
+        table: of a method, one frame for all directions.
+        predict: the field.
+        normals: standard normal start, and noise of the steps up to the last but one, which has none:
+            (at least 1, batch, *event); the start alone for the ODE.
+    """
+    return _Recurrence(table, predict, normals).states_of()[-1]
 
 
 def affordable_rounds(steps: int, trials: int) -> int:
@@ -54,13 +100,75 @@ def affordable_rounds(steps: int, trials: int) -> int:
 
     A derivative by a weight or an angle takes half of a solve on average, with half of the samples a quarter.
     """
-    numbers = int(_free(steps).sum()) + steps - 1
+    numbers = int(_free(steps, noisy=False).sum()) + steps - 1
     return max(1, min(ROUNDS, 4 * trials // numbers))
 
 
-def _free(steps: int) -> np.ndarray:
-    """Which of `stay` and the weights of every step a method has: as many as there are values of Q."""
-    return np.arange(1 + HISTORY) <= np.arange(steps)[:, None] + 1
+def _free(steps: int, *, noisy: bool) -> np.ndarray:
+    """Which of `stay`, the weights and `spread` of every step a method has: as many weights as there are values of Q,
+    and noise in all steps but the first, where it is in the start, and the last."""
+    number = np.arange(steps)[:, None]
+    spread = noisy & (number > 0) & (number < steps - 1)
+    return np.concatenate([np.arange(1 + HISTORY) <= number + 1, spread], axis=1)
+
+
+class _Recurrence:
+    """States of a table as a function of its numbers: what is free of the rows, and the inner angles."""
+
+    def __init__(self, table: Table, predict: Predict, normals: np.ndarray) -> None:
+        self.table, self.predict, self.normals = table, predict, normals
+        self.steps = table.data.shape[0]
+        self.free = _free(self.steps, noisy=len(normals) > 1)
+        self.rows, self.angles = rows_of(table), np.asarray(table.angles, float)
+        self.of_rows = np.nonzero(self.free)[0]  # the step of every number
+        self.first = np.concatenate([self.rows[self.free], self.angles[1:-1]])
+
+    def unpack(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and angles."""
+        rows, angles = np.zeros_like(self.rows), self.angles.copy()
+        rows[self.free], angles[1:-1] = numbers[: self.of_rows.size], numbers[self.of_rows.size :]
+        return rows, angles
+
+    def table_of(self, numbers: np.ndarray) -> Table:
+        rows, angles = self.unpack(numbers)
+        moved = eqx.tree_at(lambda table: table.angles, self.table, jnp.asarray(angles, float))
+        return with_rows(moved, rows)
+
+    def allowed(self, numbers: np.ndarray) -> bool:
+        """Whether the angles rise by steps that a method does not refuse."""
+        return bool(np.all(np.diff(self.unpack(numbers)[1]) >= GAP))
+
+    def states_of(self, numbers: np.ndarray | None = None) -> list[np.ndarray]:
+        """States before and after every step."""
+        states = [self.normals[0]]
+        self.go_on(self.first if numbers is None else numbers, states, [])
+        return states
+
+    def go_on(self, numbers: np.ndarray, states: list[np.ndarray], values: list[np.ndarray]) -> None:
+        """Append to the states, and to the values of Q that are known already, those of the steps that are left."""
+        rows, angles = self.unpack(numbers)
+        for n in range(len(states) - 1, self.steps):
+            if len(values) == n:
+                values.append(quantity(self.table, n, self.predict(angles[n], states[n])))
+            features = np.stack([states[n], *values[n::-1][:HISTORY]])
+            state = combine(rows[n, : len(features)], features)
+            if self.free[n, -1]:
+                state += np.asarray(rows[n, -1], state.dtype) * self.normals[n]
+            states.append(state)
+
+    def derivatives(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
+        """Derivatives of the end states by all numbers in turn."""
+        states, values = [self.normals[0]], []
+        self.go_on(numbers, states, values)
+        gaps = np.diff(self.unpack(numbers)[1])
+        for i, step in enumerate([*self.of_rows, *range(1, self.steps)]):
+            of_angle = i >= self.of_rows.size
+            difference = min(DIFFERENCE, gaps[step] / 4) if of_angle else DIFFERENCE
+            moved = numbers.copy()
+            moved[i] += difference
+            here = states[: step + 1]
+            self.go_on(moved, here, values[: step if of_angle else step + 1])
+            yield (here[-1] - states[-1]) / np.asarray(difference, states[-1].dtype)
 
 
 def refine(
@@ -87,38 +195,17 @@ def refine(
     """
     from scipy.optimize import least_squares  # slow to import, and for this alone
 
-    steps = table.data.shape[0]
-    free = _free(steps)
-    first_rows, first_angles = rows_of(table), np.asarray(table.angles, float)
-    of_rows, of_angles = np.nonzero(free)[0], np.arange(1, steps)  # the step of every number that is fitted
-    first = np.concatenate([first_rows[free], first_angles[1:-1]])
-    chosen = np.arange(end.size)
-    if end.size > MOST_EQUATIONS:
-        chosen = np.random.RandomState(0).choice(end.size, MOST_EQUATIONS, replace=False)
+    solve = _Recurrence(table, predict, start[None])
+    first = solve.first
+    chosen = _chosen(end.size)
     wanted = end.ravel()[chosen].astype(float)
     weight = np.sqrt(RIDGE * np.mean(np.square(wanted)))
 
-    def unpack(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows, angles = np.zeros_like(first_rows), first_angles.copy()
-        rows[free], angles[1:-1] = numbers[: of_rows.size], numbers[of_rows.size :]
-        return rows, angles
-
-    def go_on(numbers: np.ndarray, states: list[np.ndarray], values: list[np.ndarray]) -> None:
-        """Append to the states, and to the values of Q that are known already, those of the steps that are left."""
-        rows, angles = unpack(numbers)
-        for n in range(len(states) - 1, steps):
-            if len(values) == n:
-                values.append(quantity(table, n, predict(angles[n], states[n])))
-            features = np.stack([states[n], *values[n::-1][:HISTORY]])
-            states.append(combine(rows[n, : len(features)], features))
-
     def residuals(numbers: np.ndarray) -> np.ndarray:
-        angles = unpack(numbers)[1]
-        if np.any(np.diff(angles) < GAP):
-            return np.full(wanted.size + first.size, np.inf)  # a step that the method refuses
-        states, values = [start], []
-        go_on(numbers, states, values)
-        return np.concatenate([states[-1].ravel()[chosen] - wanted, weight * (numbers - first)])
+        if not solve.allowed(numbers):
+            return np.full(wanted.size + first.size, np.inf)
+        end = solve.states_of(numbers)[-1].ravel()[chosen]
+        return np.concatenate([end - wanted, weight * (numbers - first)])
 
     taken: list[np.ndarray] = []
 
@@ -128,17 +215,8 @@ def refine(
             return columns  # a gradient of zero, at which the method ends
         report(len(taken))
         taken.append(numbers)
-        states, values = [start], []
-        go_on(numbers, states, values)
-        last, gaps = states[-1].ravel()[chosen].astype(float), np.diff(unpack(numbers)[1])
-        for i, step in enumerate([*of_rows, *of_angles]):
-            of_angle = i >= of_rows.size
-            difference = min(DIFFERENCE, gaps[step] / 4) if of_angle else DIFFERENCE
-            moved = numbers.copy()
-            moved[i] += difference
-            here = states[: step + 1]
-            go_on(moved, here, values[: step if of_angle else step + 1])
-            columns[: wanted.size, i] = (here[-1].ravel()[chosen] - last) / difference
+        for i, derivative in enumerate(solve.derivatives(numbers)):
+            columns[: wanted.size, i] = derivative.ravel()[chosen]
         columns[wanted.size :] = weight * np.eye(first.size)
         return columns if np.isfinite(columns).all() else np.zeros_like(columns)
 
@@ -146,9 +224,119 @@ def refine(
         return []
     function: Any = jacobian  # which the types of SciPy forget
     found = least_squares(residuals, first, function, method="trf", x_scale="jac", max_nfev=rounds * ATTEMPTS)
-    tables = []
-    for numbers in [*taken, found.x]:
-        rows, angles = unpack(numbers)
-        moved = eqx.tree_at(lambda table: table.angles, table, jnp.asarray(angles, float))
-        tables.append(with_rows(moved, rows))
-    return tables
+    return [solve.table_of(numbers) for numbers in [*taken, found.x]]
+
+
+def refine_law(
+    table: Table,
+    predict: Predict,
+    normals: np.ndarray,
+    law: np.ndarray,
+    *,
+    rounds: int,
+    report: Callable[[int], None] = lambda number: None,
+) -> list[Table]:
+    """Tables whose weights and angles bring the law of the end states ever nearer to that of some samples, in energy
+    distance (and the ridge; others have to decide).
+
+    The energy distance is a squared norm of the difference of two laws, ||m_x - m_y||^2. Its Hessian without the second
+    derivatives of m_x, the Gauss-Newton part, has for two numbers a and b, with r = x_i - x_j,
+
+        2 / (n (n - 1)) sum_(i != j) [d_a x_i . d_b x_j - (d_a x_i . r)(d_b x_j . r) / |r|^2] / |r|.
+
+    Args:
+        table: of an SDE method, one frame for all directions.
+        predict: the field.
+        normals: start and noise of the steps (see `follow`), best those of the law's samples (see
+            `SampleNoise.shared`), which then tell laws apart that are much nearer than two draws are.
+        law: samples, as many as there are normals.
+        rounds: Hessians taken.
+        report: called with the number of rounds done at the beginning of each.
+
+    Returns:
+        the table after each round, the one given first; an empty list where that one fails.
+    """
+    from scipy.optimize import minimize
+
+    solve = _Recurrence(table, predict, normals)
+    count, event = len(law), law[0].size
+    chosen = _chosen(event, max(1, MOST_EQUATIONS // count))
+    law = law.reshape(count, event)[:, chosen]
+    distance = eqx.filter_jit(jax.value_and_grad(energy_distance))
+    taken: list[np.ndarray] = []
+    slopes: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # gradients and Hessians, in units of `scale`
+
+    def end_of(numbers: np.ndarray) -> np.ndarray:
+        return solve.states_of(numbers)[-1].reshape(count, event)[:, chosen]
+
+    def derivatives(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        end = end_of(numbers)
+        columns = np.stack([d.reshape(count, event)[:, chosen] for d in solve.derivatives(numbers)])
+        gradient = np.einsum("pnd,nd->p", columns, np.asarray(distance(end, law)[1]))
+        return gradient.astype(float), _curvature(end, columns)
+
+    first = solve.first
+    if not np.isfinite(end_of(first)).all():
+        return []
+    report(0)
+    gradient, hessian = derivatives(first)
+    taken.append(first)
+    if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
+        return [table]
+    scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12 * np.max(np.diag(hessian))))
+    ridge = LAW_RIDGE
+    slopes[first.tobytes()] = gradient, hessian
+
+    def slope(moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        numbers = first + scale * moves
+        if numbers.tobytes() not in slopes:
+            if len(taken) == rounds:
+                return np.zeros_like(first), np.eye(first.size)  # at which the method ends
+            report(len(taken))
+            taken.append(numbers)
+            slopes[numbers.tobytes()] = derivatives(numbers)
+        gradient, hessian = slopes[numbers.tobytes()]
+        if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
+            return np.zeros_like(first), np.eye(first.size)
+        return scale * gradient + 2 * ridge * moves, scale * hessian * scale[:, None] + 2 * ridge * np.eye(first.size)
+
+    def value(moves: np.ndarray) -> float:
+        numbers = first + scale * moves
+        if not solve.allowed(numbers):
+            return np.inf
+        error = float(distance(end_of(numbers), law)[0]) + ridge * float(moves @ moves)
+        return error if np.isfinite(error) else np.inf
+
+    found = minimize(
+        value,
+        np.zeros_like(first),
+        jac=lambda moves: slope(moves)[0],
+        hess=lambda moves: slope(moves)[1],
+        method="trust-exact",
+        options={"maxiter": rounds * ATTEMPTS, "initial_trust_radius": 0.1, "gtol": 1e-12},
+    )
+    last = first + scale * found.x
+    return [solve.table_of(numbers) for numbers in [*taken, last]]
+
+
+def _curvature(x: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Gauss-Newton part of the Hessian of the energy distance; see `refine_law`. x (n, d), columns (p, n, d)."""
+    n = len(x)
+    x, columns = x - x.mean(axis=0), columns
+    squares = np.maximum((x**2).sum(1)[:, None] + (x**2).sum(1) - 2 * x @ x.T, 0).astype(float)
+    apart = ~np.eye(n, dtype=bool) & (squares > 0)
+    inverse = np.where(apart, 1 / np.sqrt(np.where(apart, squares, 1)), 0)
+    flat = columns.reshape(len(columns), -1)
+    weighted = np.stack([inverse.astype(x.dtype) @ column for column in columns]).reshape(len(columns), -1)
+    straight = flat @ weighted.T
+    along = columns @ x.T  # (p, i, j): d x_i . x_j
+    along = np.diagonal(along, axis1=1, axis2=2)[..., None] - along  # d x_i . (x_i - x_j)
+    radial = np.einsum("aij,bji,ij->ab", along, along, inverse**3, optimize=True)
+    hessian = 2 / (n * (n - 1)) * (straight + radial)
+    return (hessian + hessian.T) / 2
+
+
+def _chosen(size: int, most: int = 0) -> np.ndarray:
+    """Numbers of the entries that count: all, or so many of them."""
+    most = most or MOST_EQUATIONS
+    return np.arange(size) if size <= most else np.random.RandomState(0).choice(size, most, replace=False)

@@ -1,0 +1,56 @@
+"""Random search for the parameters of a sampler: what the tuning of the ODE and of the SDE have in common."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array
+
+from lazysi.grids import power_time
+from lazysi.multistep import Table
+
+__all__ = ["Candidate", "Progress", "grid_of_parameters", "rank", "search"]
+
+Progress = Callable[[float, str], None]  # fraction done, a word on the best so far
+
+
+class Candidate(NamedTuple):
+    """A plan in the making: parameters, table, and its error on noise that the table was not fitted to."""
+
+    error: float
+    parameters: np.ndarray
+    table: Table
+
+
+def search(
+    start: list[np.ndarray],
+    scales: np.ndarray,
+    trials: int,
+    evaluate: Callable[[np.ndarray], Candidate],
+    report: Callable[[int, Candidate], None],
+) -> list[Candidate]:
+    """Random search from some starts, ever closer to the best so far; all candidates, the best one first."""
+    random = np.random.RandomState(0)
+    found: list[Candidate] = []
+    for number in range(trials):
+        if number < len(start):
+            parameters = start[number]
+        else:
+            centre = found[0] if random.rand() < 0.75 or len(found) < 2 else found[1]
+            reach = 1.0 * 0.15 ** (number / trials)
+            moved = random.rand(len(scales)) < 0.6
+            moved[random.randint(len(scales))] = True
+            parameters = centre.parameters + moved * reach * scales * random.randn(len(scales))
+        found = sorted([*found, evaluate(parameters)], key=rank)
+        report(number, found[0])
+    return found
+
+
+def rank(candidate: Candidate) -> float:
+    return float(np.nan_to_num(candidate.error, nan=np.inf))
+
+
+def grid_of_parameters(steps: int, parameters: np.ndarray) -> Array:
+    """Grid of the family of `power_time` for log shift and logs of the two powers."""
+    shift, start_power, end_power = np.exp(np.clip(parameters[:3], -2.0, 3.0))
+    return power_time(steps, shift, start_power, end_power)

@@ -1,0 +1,180 @@
+"""How `tune` fits a sampler of the ODE.
+
+For given angles the best linear multistep method is a linear least squares problem, step by step: the state of a
+fine-grid solution at the next angle, from the same start noise, is regressed on the state the method has reached and
+its last values of Q in a frame, with a ridge towards a known method in that frame: the default, or DPM-Solver++(2M),
+whose Q is the data prediction. A handful of numbers a step, shared by all entries of all samples, so a small batch
+determines them. Around it, a random search over the frame and three parameters of the grid and then over single angles;
+from the best, all weights and angles move together for the end points alone (`refining`). The default method as it is
+takes part too.
+"""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from lazysi.defaults import Method, default_method, fine_options
+from lazysi.fields import Field, select
+from lazysi.frames import point_frame
+from lazysi.metrics import rms
+from lazysi.moments import isotropic
+from lazysi.multistep import HISTORY, Table, log_variable
+from lazysi.plans import Plan
+from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity, refine, rows_of, with_rows
+from lazysi.sampling import sample, sample_path
+from lazysi.searching import Candidate, Progress, grid_of_parameters, search
+from lazysi.solvers import Multistep
+
+__all__ = ["fit_ode"]
+
+
+def fit_ode(
+    key: PRNGKeyArray,
+    field: Field,
+    shape: tuple[int, ...],
+    steps: int,
+    kappa: float,
+    trials: int,
+    fine_steps: int,
+    progress: Progress,
+) -> tuple[Table, dict[str, float]]:
+    angles, path = (np.asarray(a) for a in sample_path(key, field, shape, **fine_options(fine_steps)))
+    if not np.isfinite(path[-1]).all():
+        raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
+    half = shape[0] // 2
+    rounds = affordable_rounds(steps, trials)
+    default = default_method(steps, jnp.asarray(kappa, float), None, math.prod(shape[1:]), one_path=False)
+    second_order = Multistep(2, variable=log_variable, midpoint=True)  # DPM-Solver++(2M)
+    dpm_solver = default._replace(frame=point_frame(), solver=second_order, denoise=jnp.asarray(True))
+    methods = [_method_table(default), _method_table(dpm_solver)]
+
+    predict = asking(field, path.dtype)
+    few = select(field, jnp.arange(half))
+    alone, predict_few = _takes(few, path[0][:half]), asking(few, path.dtype)
+
+    def predict_half(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if alone:
+            return predict_few(angle, u)
+        noise, data = predict(angle, np.concatenate([u, path[0][half:]]))
+        return noise[:half], data[:half]
+
+    first_prediction = predict(0.0, path[0])  # every candidate begins with it
+
+    def follow(numbers: np.ndarray, parameters: np.ndarray) -> Candidate:
+        """The table fitted on the fine angles of these numbers, with its error on the second half."""
+        grid = angles[numbers].astype(np.float64)
+        table = methods[int(parameters[3] > 0.5)](jnp.asarray(grid))
+        known_rows, u, values = rows_of(table), path[0], []
+        rows = np.zeros_like(known_rows)
+        for n in range(steps):
+            prediction = predict(grid[n], u) if n else first_prediction
+            values = [quantity(table, n, prediction), *values][:HISTORY]
+            features = np.stack([u, *values])
+            row = _regress(features, path[numbers[n + 1]], known_rows[n, : len(features)], half)
+            rows[n, : len(row)] = row
+            u = combine(row, features)
+        return Candidate(float(rms(u[half:], path[-1][half:])), parameters, with_rows(table, rows))
+
+    def evaluate(parameters: np.ndarray) -> Candidate:
+        return follow(_nearest(np.asarray(grid_of_parameters(steps, parameters)), angles), parameters)
+
+    own = np.asarray([np.log(default.shift), 0.0, np.log(default.end)])
+    grids = [*(np.asarray([np.log(shift), 0.0, 0.0]) for shift in (1.0, 1.5, 2.0, 3.0)), np.asarray([0.4, 0.2, 0.2])]
+    start = [np.append(own, 0.0), *(np.append(grid, 1.0) for grid in (own, *grids)), np.append(grids[1], 0.0)]
+    coarse = max(1, (2 * trials) // 3) if steps > 1 else trials
+    report = lambda number, best: progress((number + 1) / (trials + rounds), f"RMS {best.error:.4f}")  # noqa: E731
+    best = search(start, np.asarray([0.5, 0.3, 0.3, 0.7]), coarse, evaluate, report)[0]
+    # single angles, in turn
+    numbers, random = _nearest(np.asarray(best.table.angles), angles), np.random.RandomState(1)
+    for number in range(coarse, trials):
+        moved = numbers.copy()
+        place = random.randint(1, steps)
+        reach = max(1, (numbers[place + 1] - numbers[place - 1]) // 4)
+        moved[place] += random.choice([-1, 1]) * random.randint(1, reach + 1)
+        if numbers[place - 1] < moved[place] < numbers[place + 1]:
+            candidate = follow(moved, best.parameters)
+            if candidate.error < best.error:
+                best, numbers = candidate, moved
+        report(number, best)
+
+    refined = refine(
+        best.table,
+        predict_half,
+        path[0][:half],
+        path[-1][:half],
+        rounds=rounds,
+        report=lambda number: progress((trials + number) / (trials + rounds), f"RMS {best.error:.4f}"),
+    )
+    tables = [
+        methods[0](default.grid(steps)),
+        *(refined or [best.table]),
+    ]  # the first of the refined is the best so far
+    plans = [Plan(table, isotropic(), jnp.asarray(kappa, float)) for table in tables]
+    number, error = _nearest_plan(plans, lambda plan: np.asarray(sample(key, field, shape, plan=plan)), path[-1], half)
+    progress(1.0, f"RMS {error:.4f}")
+    return tables[number], {"rms": error}
+
+
+def _takes(field: Field, u: np.ndarray) -> bool:
+    """Whether a field takes so few samples; one that holds values of a batch other than as `PerSample` does not."""
+    try:
+        data = jax.eval_shape(field, jnp.zeros((), u.dtype), jax.ShapeDtypeStruct(u.shape, u.dtype)).data
+    except (TypeError, ValueError):
+        return False
+    return data.shape == u.shape
+
+
+def _nearest_plan(
+    plans: list[Plan], draw: Callable[[Plan], np.ndarray], end: np.ndarray, half: int
+) -> tuple[int, float]:
+    """The plan nearest to the end points of the second half, and its RMS; the first if none is ahead of it by a
+    standard error, because a few samples between two outcomes can decide. One that fails there is left."""
+    squares = []
+    for number, plan in enumerate(plans):
+        try:
+            gap = (draw(plan)[half:] - end[half:]).astype(float)
+        except RuntimeError:  # NaN
+            if number == 0:
+                raise
+            gap = np.full_like(end[half:], np.nan, float)
+        squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
+    number = min(range(len(plans)), key=lambda i: np.nan_to_num(squares[i].mean(), nan=np.inf))
+    gain = squares[0] - squares[number]
+    if np.mean(gain) < np.std(gain, ddof=1) / math.sqrt(len(gain)):
+        number = 0
+    return number, math.sqrt(np.mean(squares[number]))
+
+
+def _method_table(method: Method) -> Callable[[Array], Table]:
+    """The table of a method of the ODE on a grid, which ends at 0 and pi/2 exactly."""
+
+    @eqx.filter_jit
+    def table(grid: Array) -> Table:
+        grid = grid.at[0].set(0).at[-1].set(jnp.pi / 2)
+        return method.solver.table(method.frame, grid, jnp.zeros((), grid.dtype), method.denoise)
+
+    return table
+
+
+def _nearest(grid: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Numbers of the fine angles nearest to a grid, all different and in order."""
+    numbers = np.abs(angles[None, :] - grid[:, None]).argmin(axis=1)
+    last = len(angles) - 1
+    numbers[0], numbers[-1] = 0, last
+    for n in range(1, len(grid) - 1):
+        numbers[n] = min(max(numbers[n], numbers[n - 1] + 1), last - (len(grid) - 1 - n))
+    return numbers
+
+
+def _regress(features: np.ndarray, target: np.ndarray, prior: np.ndarray, half: int) -> np.ndarray:
+    """Least squares weights on the first `half` samples, with a ridge towards `prior`."""
+    matrix = features[:, :half].reshape(len(features), -1).astype(np.float64)
+    gap = target[:half].ravel() - prior @ matrix
+    gram = matrix @ matrix.T
+    ridge = RIDGE / matrix.shape[1] * np.trace(gram) / len(gram)
+    return prior + np.linalg.solve(gram + ridge * np.eye(len(gram)), matrix @ gap)
