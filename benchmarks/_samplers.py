@@ -17,7 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from _fields import PROBLEMS, DataPrediction, Problem, Velocity, start_noise
 from _peers import GRIDS, NOISE_GRIDS, PEERS, TOLERANCES, Run, angles, available, solve
@@ -25,8 +27,9 @@ from _peers import GRIDS, NOISE_GRIDS, PEERS, TOLERANCES, Run, angles, available
 import lazysi as lz
 from lazysi import metrics
 from lazysi.cli.tune import ODE_NUMBER, SDE_NUMBER
+from lazysi.common_noise import CommonNoise, default_table
 from lazysi.defaults import fine_options
-from lazysi.multistep import log_variable
+from lazysi.multistep import Table, log_variable
 from lazysi.tuning import FINE
 
 __all__ = [
@@ -81,6 +84,7 @@ POINT = {"frame": lz.point_frame(), "denoise": True}
 RESTATED_SDE: dict[str, dict[str, Any]] = {
     "SDE-DPM-Solver++(1)": POINT | {"solver": lz.Multistep(1, variable=log_variable)},
     "SDE-DPM-Solver++(2M)": POINT | {"solver": lz.Multistep(2, variable=log_variable, midpoint=True)},
+    "SDE-DPM-Solver++(2M), heun": POINT | {"solver": lz.Multistep(2, variable=log_variable)},
     EULER: {"schedule": lz.linear()},
 }
 FRAMES_SDE: dict[str, dict[str, Any]] = {
@@ -98,6 +102,8 @@ class Sampler(NamedTuple):
         grids: names; tolerances of an adaptive sampler.
         budget: most evaluations.
         run: (grid, count) -> samples and evaluations, for the first `count` samples.
+        table: grid -> table of the recurrence that it is, for samplers of the SDE that are one: they can have the noise
+            of fine-grid samples.
     """
 
     kind: str
@@ -105,6 +111,12 @@ class Sampler(NamedTuple):
     grids: tuple[str, ...]
     budget: int
     run: Callable[[str, int], Run]
+    table: Callable[[str], Table] | None = None
+
+
+@eqx.filter_jit
+def _table_of(solver: lz.Multistep, frame: lz.Frame, grid: jax.Array, kappa: jax.Array, denoise: jax.Array) -> Table:
+    return solver.table(frame, grid, kappa, denoise)
 
 
 def others(kind: str) -> bool:
@@ -168,6 +180,16 @@ class Case:
         key, shape = jax.random.key(self.seed if seed is None else seed), (count, *self.problem.event)
         options |= {"kappa": self.kappa, "dtype": self.problem.dtype, "chunk_size": min(count, self.problem.chunk)}
         return Run(np.asarray(lz.sample(key, self.field(count), shape, steps=n, **options)), n)
+
+    def shared(self, table: Table, count: int, *, seed: int, steps: int) -> np.ndarray:
+        """The first `count` samples of a table of the SDE, from the noise of `fine(seed, steps)`."""
+        parts, size, event = [], self.problem.chunk, self.problem.event
+        for first in range(0, count, size):
+            indices = np.arange(first, min(first + size, count))
+            field, key = self.field(len(indices)), jax.random.key(seed)
+            noise = CommonNoise(key, field, indices, event, self.kappa, steps, self.problem.dtype)
+            parts.append(noise.samples(table))
+        return np.concatenate(parts)
 
     def fine(self, seed: int, steps: int = LAW_STEPS) -> np.ndarray:
         """All samples on a fine grid: an accurate solution of the ODE, the SDE by the default method."""
@@ -237,12 +259,16 @@ class Case:
 
         One that makes an even or an odd number of evaluations takes part with the largest that is at most n.
         """
-        yield Sampler("ours", "default", (OWN,), n, lambda grid, count: self.ours(count, n))
+        default = (lambda grid: default_table(n, self.kappa, self.problem.event)) if self.kappa else None
+        yield Sampler("ours", "default", (OWN,), n, lambda grid, count: self.ours(count, n), default)
         bundled = self.bundled_plan(n)
         # a field of the bundled plans is tuned on here only where the package has none for any number of steps
         if bundled is not None or (n in TUNED and not (self.problem.name in BUNDLED and self.kappa in {0, 1})):
             label = f"{self.trials} trials" if bundled is None else "bundled"
-            yield Sampler("tuned", "plan", (label,), n, lambda grid, count: self.ours(count, n, plan=self.plan(n)))
+            planned = (lambda grid: self.plan(n).table) if self.kappa else None
+            yield Sampler(
+                "tuned", "plan", (label,), n, lambda grid, count: self.ours(count, n, plan=self.plan(n)), planned
+            )
         if not self.kappa:
             for name, solver in RESTATED.items():
                 run = functools.partial(self.restated, solver)
@@ -254,7 +280,12 @@ class Case:
                 def on_grid(grid: str, count: int, options: dict[str, Any] = options) -> Run:
                     return self.ours(count, n, grid=angles(grid, n), **options)
 
-                yield Sampler(kind, name, NOISE_GRIDS, n, on_grid)
+                def table(grid: str, options: dict[str, Any] = options) -> Table:
+                    numbers = jnp.asarray(angles(grid, n)), jnp.asarray(self.kappa, float), jnp.asarray(True)
+                    return _table_of(options["solver"], options["frame"], *numbers)
+
+                tabulated = table if self.kappa and "solver" in options else None
+                yield Sampler(kind, name, NOISE_GRIDS, n, on_grid, tabulated)
         for name, peer in PEERS.items():
             samples_it = self.kappa in peer.kappas or (self.kappa > 0 and not peer.kappas)
             if available(peer) and samples_it and (name in ADAPTIVE or 0 < peer.evaluations(n) <= n):

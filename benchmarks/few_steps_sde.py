@@ -50,7 +50,9 @@ SCREEN = {"fashion-mnist": 120, "fashion-mnist, guidance 2": 120, "digits": 250,
 LAW_SEEDS, SCREEN_SEED, SEED = (10, 11), 7, 20
 SOLVER = "SDE-DPM-Solver++(2M)"
 FINALISTS = {SOLVER: 3, EULER: 1, "others": 1}  # runs with all samples of these baselines, the nearest ones
+BLOCKS = 10  # from which the standard error of an excess is estimated
 FILE = RESULTS / "few_steps_sde.csv"
+Sample = tuple[np.ndarray, np.ndarray]  # samples and their features
 
 
 class Row(NamedTuple):
@@ -95,57 +97,80 @@ class Laws:
     """Fine-grid draws of a case, and their features."""
 
     def __init__(self, case: Case, steps: int) -> None:
-        self.features = features_of(case.problem)
+        self.steps, self.features = steps, features_of(case.problem)
         draws = [case.fine(seed, steps) for seed in LAW_SEEDS]
         self.draws = [(draw, self.features(draw)) for draw in draws]
         self.floor = functools.cache(self._floor)
-        self.chance = functools.cache(self._chance)
         self.std = functools.cache(self._std)
 
     def _floor(self, count: int) -> tuple[float, float]:
         """Distances between the first samples of two draws, over all pairs."""
         return mean_distances(itertools.combinations(self.first(count), 2))
 
-    def _chance(self, count: int) -> float:
-        """Root of the size of a draw's own excess, that of its squared distances to others over the floor.
-
-        From halves of the draws; the squared distances of draws vary with one over their size.
-        """
-        halves = [
-            tuple(part[i : i + count // 2] for part in draw) for draw in self.first(count) for i in (0, count // 2)
-        ]
-        squares = [mean_distances((half, y) for y in halves if y is not half)[0] ** 2 for half in halves]
-        return float(np.sqrt(np.std(squares) / 2))
-
     def _std(self, count: int) -> float:
         """Mean total standard deviation of the first samples of the draws."""
         return float(np.mean([metrics.total_std(draw) for draw, _ in self.first(count)]))
 
-    def first(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def first(self, count: int) -> list[Sample]:
         """The first samples of every draw, and their features."""
         return [(draw[:count], features[:count]) for draw, features in self.draws]
 
+    def sets(self, case: Case, sampler: Sampler, grid: str) -> list[np.ndarray]:
+        """Samples from the noise of each draw, where the sampler can have it, else one set of other noise."""
+        if sampler.table is None:
+            return [case.attempt(sampler, grid, case.count).samples]
+        try:
+            table = sampler.table(grid)
+            return [case.shared(table, case.count, seed=seed, steps=self.steps) for seed in LAW_SEEDS]
+        except (ValueError, RuntimeError) as refusal:
+            print(f"{sampler.name}, {grid}, {sampler.budget} evaluations: {refusal}")
+            return [np.full((case.count, *case.problem.event), np.nan)]
+
     def compare(self, case: Case, sampler: Sampler, grid: str) -> Row:
         """The row of a run; NaN where it is not finite."""
-        count = case.count
-        samples, laws = case.attempt(sampler, grid, count).samples, self.first(count)
-        sliced = frechet = std = float("nan")
-        if np.isfinite(samples).all():
-            ours = samples, self.features(samples)
-            sliced, frechet = mean_distances((ours, law) for law in laws)
-            std = float(metrics.total_std(samples))
+        count, laws, sets = case.count, self.first(case.count), self.sets(case, sampler, grid)
+        sliced = frechet = std = chance = float("nan")
+        if all(np.isfinite(samples).all() for samples in sets):
+            ours = [(samples, self.features(samples)) for samples in sets]
+            sliced, frechet = mean_distances(_pairs(ours, laws))
+            std = float(np.mean([metrics.total_std(samples) for samples in sets]))
+            chance = by_chance(ours, laws)
         head = (case.problem.name, case.kappa, sampler.kind, sampler.name, grid, sampler.budget, count)
         floor = self.floor(count)
-        return Row(*head, sliced, floor[0], self.chance(count), frechet, floor[1], std, self.std(count))
+        return Row(*head, sliced, floor[0], chance, frechet, floor[1], std, self.std(count))
 
 
-def mean_distances(pairs: Iterable[tuple[tuple[np.ndarray, np.ndarray], ...]]) -> tuple[float, float]:
+def _pairs(ours: list[Sample], laws: list[Sample]) -> list[tuple[Sample, Sample]]:
+    """Sets to compare: of different noise."""
+    shared = len(ours) > 1
+    return [(x, y) for k, x in enumerate(ours) for j, y in enumerate(laws) if not shared or j != k]
+
+
+def by_chance(ours: list[Sample], laws: list[Sample]) -> float:
+    """Root of the standard error of the excess of the squared sliced distance, from blocks of samples."""
+    count = len(laws[0][0])
+    size, squares = max(2, count // BLOCKS), []
+
+    def block(sets: list[Sample], first: int) -> list[Sample]:
+        return [(x[first : first + size], features[first : first + size]) for x, features in sets]
+
+    for first in range(0, count - size + 1, size)[:BLOCKS]:
+        here = block(laws, first)
+        excess = mean_sliced(_pairs(block(ours, first), here)) - mean_sliced(itertools.combinations(here, 2))
+        squares.append(excess)
+    return float(np.sqrt(np.std(squares, ddof=1) / np.sqrt(len(squares))))
+
+
+def mean_sliced(pairs: Iterable[tuple[Sample, Sample]]) -> float:
+    """Mean of the squared sliced distance, over pairs of samples."""
+    return float(np.mean([float(metrics.sliced_wasserstein(jax.random.key(2), x, y)) ** 2 for (x, _), (y, _) in pairs]))
+
+
+def mean_distances(pairs: Iterable[tuple[Sample, Sample]]) -> tuple[float, float]:
     """Root mean square of the sliced W2 and mean of the Frechet distance, over pairs of samples with their features."""
-    squares, frechet = [], []
-    for (x, of_x), (y, of_y) in pairs:
-        squares.append(float(metrics.sliced_wasserstein(jax.random.key(2), x, y)) ** 2)
-        frechet.append(metrics.frechet_distance(of_x, of_y))
-    return float(np.sqrt(np.mean(squares))), float(np.mean(frechet))
+    pairs = list(pairs)
+    frechet = [metrics.frechet_distance(of_x, of_y) for (_, of_x), (_, of_y) in pairs]
+    return float(np.sqrt(mean_sliced(pairs))), float(np.mean(frechet))
 
 
 def by_excess(rows: list[Row]) -> list[Row]:
@@ -233,18 +258,17 @@ def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]
         here = {n: compared(rows, field, kappa, n, count) for n in budgets}
         for ours in ("default", "plan"):
             mine = {n: [row for row in here[n] if row.sampler == ours] for n in budgets}
+            head = [field, f"{kappa:g}", ours]
             for label in (SOLVER, "best baseline"):
                 theirs = {
                     n: [r for r in here[n] if others(r.kind) and (label != SOLVER or SOLVER in r.sampler)] for n in here
                 }
                 for measure, name in (("sliced_excess", "sliced W2 excess"), ("frechet_excess", "Frechet excess")):
                     line = [ratio(least(mine[n], measure), least(theirs[n], measure)) for n in budgets]
-                    table.append([field, f"{kappa:g}", ours, label, name, *line])
-            spreads = [least(mine[n], "variance_ratio") for n in budgets]
-            table.append([field, f"{kappa:g}", ours, "the law", "total variance", *spreads])
-        excess = {n: least([row for row in here[n] if SOLVER in row.sampler], "sliced_excess") for n in budgets}
-        line = [ratio(least(here[n], "sliced_chance"), excess[n]) for n in budgets]
-        table.append([field, f"{kappa:g}", "a draw of the law", SOLVER, "sliced W2 excess", *line])
+                    table.append([*head, label, name, *line])
+                errors = [ratio_error(by_excess(mine[n]), by_excess(theirs[n])) for n in budgets]
+                table.append([*head, label, "standard error of the sliced W2 excess", *errors])
+            table.append([*head, "the law", "total variance", *(least(mine[n], "variance_ratio") for n in budgets)])
         nearest = {n: by_excess([row for row in here[n] if SOLVER in row.sampler])[:1] for n in budgets}
         spreads = [least(nearest[n], "variance_ratio") for n in budgets]
         table.append([field, f"{kappa:g}", SOLVER, "the law", "total variance", *spreads])
@@ -254,6 +278,17 @@ def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]
 def ratio(mine: float, theirs: float) -> float:
     """NaN where the other has no excess."""
     return mine / theirs if theirs > 0 else float("nan")
+
+
+def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
+    """Standard error of the ratio of the first rows' excesses, to first order in those of their squares."""
+    if not mine or not theirs or theirs[0].sliced_excess <= 0:
+        return float("nan")
+    ours, other = mine[0], theirs[0]
+    first, second = ours.sliced_excess**2, other.sliced_excess**2
+    # of r^2, and of r = sqrt(r^2) where that is larger than its error
+    error = np.hypot(ours.sliced_chance**2 / second, first * other.sliced_chance**2 / second**2)
+    return float(error / (2 * max(np.sqrt(first / second), np.sqrt(error) / 2)))
 
 
 def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from lazysi.common_noise import CommonNoise
 from lazysi.defaults import default_method, fine_options
 from lazysi.fields import Field
 from lazysi.frames import Frame
 from lazysi.metrics import energy_difference, energy_distance, sliced_wasserstein, total_std
 from lazysi.moments import isotropic
 from lazysi.multistep import Table, angle_variable, log_variable, time_variable
-from lazysi.noise import SampleNoise, point_clock
-from lazysi.refining import affordable_rounds, asking, follow, refine_law
+from lazysi.refining import affordable_rounds, refine_law
 from lazysi.sampling import sample
 from lazysi.searching import Candidate, Progress, grid_of_parameters, search
 from lazysi.solvers import Multistep
@@ -47,7 +47,7 @@ def fit_sde(
 
     def evaluate(parameters: np.ndarray) -> Candidate:
         table = _sde_table(steps, kappa, parameters)
-        return Candidate(float(distance(fit.follow(table), fit.law)), parameters, table)
+        return Candidate(float(distance(fit.samples(table), fit.law)), parameters, table)
 
     def report(number: int, error: float) -> None:
         progress(number / (trials + rounds + 1), f"energy distance {error:.5f}")
@@ -57,7 +57,7 @@ def fit_sde(
     default = next(candidate for candidate in found if candidate.parameters is start[0])
     finalists = [default, *(candidate for candidate in found[:FINALISTS] if candidate is not default)]
     tables = [candidate.table for candidate in finalists]
-    drawn = [check.follow(table) for table in tables]
+    drawn = [check.samples(table) for table in tables]
     errors = [float(distance(samples, check.law)) for samples in drawn]
 
     def nearest() -> int:
@@ -74,7 +74,7 @@ def fit_sde(
     )
     for table in refined[1:]:
         tables.append(table)
-        drawn.append(check.follow(table))
+        drawn.append(check.samples(table))
         errors.append(float(distance(drawn[-1], check.law)))
     number = nearest()
     if number and np.isfinite(errors[0]):  # so few samples let something else seem better by chance
@@ -82,7 +82,7 @@ def fit_sde(
         number = number if difference < -error else 0
 
     # all of the above chose among candidates, which makes the least figure optimistic
-    samples = final.follow(tables[number])
+    samples = final.samples(tables[number])
     direction_key = jax.random.fold_in(key, 3)
     about = {
         "energy_distance": distance(samples, final.law),
@@ -95,29 +95,14 @@ def fit_sde(
     return tables[number], {name: float(value) for name, value in about.items()}
 
 
-class _Draw:
+class _Draw(CommonNoise):
     """Samples of the fine grid, and those of any table from the same noise."""
 
     def __init__(self, key: PRNGKeyArray, field: Field, shape: tuple[int, ...], kappa: float, fine_steps: int) -> None:
-        self.kappa = kappa
         self.law = np.asarray(sample(key, field, shape, kappa=kappa, **fine_options(fine_steps, noisy=True)))
         if not np.isfinite(self.law).all():
             raise ValueError("expected a field with finite fine-grid samples, got NaN or infinity")
-        self.noise = SampleNoise(key, jnp.arange(shape[0]), shape[1:], self.law.dtype)
-        relative, entries = jnp.asarray(kappa, float), math.prod(shape[1:])
-        method = default_method(fine_steps, relative, None, entries, one_path=False)
-        self.clock = point_clock(np.asarray(method.grid(fine_steps)[:-1], float), kappa)
-        self.predict = asking(field, self.law.dtype)
-
-    def normals(self, table: Table) -> np.ndarray:
-        """Start and noise of a table's steps, as increments of the Brownian motion of the fine grid."""
-        angles = np.asarray(table.angles, float)
-        if len(angles) == 2:
-            return np.asarray(self.noise.start())[None]
-        return np.asarray(self.noise.shared(self.clock, point_clock(angles[:-1], self.kappa)))
-
-    def follow(self, table: Table) -> np.ndarray:
-        return follow(table, self.predict, self.normals(table))
+        super().__init__(key, field, np.arange(shape[0]), shape[1:], kappa, fine_steps, self.law.dtype)
 
 
 # Parameters of a sampler for the SDE: log shift and logs of two powers of the grid; weight and log standard deviation
