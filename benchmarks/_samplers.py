@@ -17,7 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +26,7 @@ from _peers import GRIDS, NOISE_GRIDS, PEERS, TOLERANCES, Run, angles, available
 import lazysi as lz
 from lazysi import metrics
 from lazysi.cli.tune import ODE_NUMBER, SDE_NUMBER
-from lazysi.common_noise import CommonNoise, default_table
+from lazysi.common_noise import CommonNoise, default_table, table_of
 from lazysi.defaults import fine_options
 from lazysi.multistep import Table, log_variable
 from lazysi.tuning import FINE
@@ -112,11 +111,6 @@ class Sampler(NamedTuple):
     budget: int
     run: Callable[[str, int], Run]
     table: Callable[[str], Table] | None = None
-
-
-@eqx.filter_jit
-def _table_of(solver: lz.Multistep, frame: lz.Frame, grid: jax.Array, kappa: jax.Array, denoise: jax.Array) -> Table:
-    return solver.table(frame, grid, kappa, denoise)
 
 
 def others(kind: str) -> bool:
@@ -282,7 +276,7 @@ class Case:
 
                 def table(grid: str, options: dict[str, Any] = options) -> Table:
                     numbers = jnp.asarray(angles(grid, n)), jnp.asarray(self.kappa, float), jnp.asarray(True)
-                    return _table_of(options["solver"], options["frame"], *numbers)
+                    return table_of(options["solver"], options["frame"], *numbers)
 
                 tabulated = table if self.kappa and "solver" in options else None
                 yield Sampler(kind, name, NOISE_GRIDS, n, on_grid, tabulated)

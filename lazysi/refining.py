@@ -4,7 +4,7 @@ For the ODE `tune` fits the weights step by step, each to the state that an exac
 searches among known kinds of weights. What counts is the end: a state that is off in between may be the better one to
 ask the network at, and the error of one step can be made good by the next. The end points depend smoothly on a few
 dozen numbers, so a few rounds in a trust region do it: of least squares (of the Levenberg-Marquardt kind) where every
-sample has an exact end point, of Newton's method with the Gauss-Newton part of the Hessian where it is the energy
+sample has an exact end point, of damped Newton steps with the Gauss-Newton part of the Hessian where it is the energy
 distance to a law that counts.
 Derivatives are differences: each costs the steps that follow its number, and none goes through the network backwards.
 """
@@ -36,7 +36,8 @@ __all__ = [
 ]
 
 RIDGE = 0.2  # of the squared size of what is regressed on, over the number of equations
-LAW_RIDGE = 0.01  # of the mean curvature of the energy distance
+DAMPING, LEAST_DAMPING = 0.04, 0.01  # of steps for a law, relative to the curvature if all samples moved alike
+LEAST_SIZE = 1e-9  # of the squared derivatives by a number, relative to the largest: some have none
 DIFFERENCE = 2e-3  # of weights of order 1 and of angles: float32 states leave 1e-3 of a derivative as roundoff
 GAP = 1e-4  # least step of the angles; of the gap to the next one a difference is at most a quarter
 ROUNDS, ATTEMPTS = 4, 4  # Jacobians, and trial steps for each on average
@@ -197,7 +198,7 @@ def refine(
 
     solve = _Recurrence(table, predict, start[None])
     first = solve.first
-    chosen = _chosen(end.size)
+    chosen = _chosen(end.size, MOST_EQUATIONS)
     wanted = end.ravel()[chosen].astype(float)
     weight = np.sqrt(RIDGE * np.mean(np.square(wanted)))
 
@@ -237,7 +238,7 @@ def refine_law(
     report: Callable[[int], None] = lambda number: None,
 ) -> list[Table]:
     """Tables whose weights and angles bring the law of the end states ever nearer to that of some samples, in energy
-    distance (and the ridge; others have to decide).
+    distance: damped Newton steps (others have to decide which is best elsewhere).
 
     The energy distance is a squared norm of the difference of two laws, ||m_x - m_y||^2. Its Hessian without the second
     derivatives of m_x, the Gauss-Newton part, has for two numbers a and b, with r = x_i - x_j,
@@ -254,89 +255,65 @@ def refine_law(
         report: called with the number of rounds done at the beginning of each.
 
     Returns:
-        the table after each round, the one given first; an empty list where that one fails.
+        the table after each round that found a nearer one, the one given first; an empty list where that one fails.
     """
-    from scipy.optimize import minimize
-
     solve = _Recurrence(table, predict, normals)
     count, event = len(law), law[0].size
     chosen = _chosen(event, max(1, MOST_EQUATIONS // count))
     law = law.reshape(count, event)[:, chosen]
     distance = eqx.filter_jit(jax.value_and_grad(energy_distance))
-    taken: list[np.ndarray] = []
-    slopes: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # gradients and Hessians, in units of `scale`
 
     def end_of(numbers: np.ndarray) -> np.ndarray:
         return solve.states_of(numbers)[-1].reshape(count, event)[:, chosen]
 
-    def derivatives(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def error_of(numbers: np.ndarray) -> float:
+        end = end_of(numbers) if solve.allowed(numbers) else np.full_like(law, np.nan)
+        return float(distance(end, law)[0]) if np.isfinite(end).all() else np.inf
+
+    numbers, damping = solve.first, DAMPING
+    error, tables = error_of(numbers), [table]
+    if not np.isfinite(error):
+        return []
+    for number in range(rounds):
+        report(number)
         end = end_of(numbers)
         columns = np.stack([d.reshape(count, event)[:, chosen] for d in solve.derivatives(numbers)])
-        gradient = np.einsum("pnd,nd->p", columns, np.asarray(distance(end, law)[1]))
-        return gradient.astype(float), _curvature(end, columns)
-
-    first = solve.first
-    if not np.isfinite(end_of(first)).all():
-        return []
-    report(0)
-    gradient, hessian = derivatives(first)
-    taken.append(first)
-    if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
-        return [table]
-    scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12 * np.max(np.diag(hessian))))
-    ridge = LAW_RIDGE
-    slopes[first.tobytes()] = gradient, hessian
-
-    def slope(moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        numbers = first + scale * moves
-        if numbers.tobytes() not in slopes:
-            if len(taken) == rounds:
-                return np.zeros_like(first), np.eye(first.size)  # at which the method ends
-            report(len(taken))
-            taken.append(numbers)
-            slopes[numbers.tobytes()] = derivatives(numbers)
-        gradient, hessian = slopes[numbers.tobytes()]
-        if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
-            return np.zeros_like(first), np.eye(first.size)
-        return scale * gradient + 2 * ridge * moves, scale * hessian * scale[:, None] + 2 * ridge * np.eye(first.size)
-
-    def value(moves: np.ndarray) -> float:
-        numbers = first + scale * moves
-        if not solve.allowed(numbers):
-            return np.inf
-        error = float(distance(end_of(numbers), law)[0]) + ridge * float(moves @ moves)
-        return error if np.isfinite(error) else np.inf
-
-    found = minimize(
-        value,
-        np.zeros_like(first),
-        jac=lambda moves: slope(moves)[0],
-        hess=lambda moves: slope(moves)[1],
-        method="trust-exact",
-        options={"maxiter": rounds * ATTEMPTS, "initial_trust_radius": 0.1, "gtol": 1e-12},
-    )
-    last = first + scale * found.x
-    return [solve.table_of(numbers) for numbers in [*taken, last]]
+        if not np.isfinite(columns).all():
+            break
+        gradient = np.einsum("pnd,nd->p", columns, np.asarray(distance(end, law)[1])).astype(float)
+        hessian, bound = _curvature(end, columns)
+        for _ in range(ATTEMPTS):
+            moved = numbers - np.linalg.solve(hessian + damping * np.diag(bound), gradient)
+            found = error_of(moved)
+            if found < error:
+                numbers, error, damping = moved, found, max(damping / 4, LEAST_DAMPING)
+                tables.append(solve.table_of(numbers))
+                break
+            damping *= 4
+        else:
+            break
+    return tables
 
 
-def _curvature(x: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Gauss-Newton part of the Hessian of the energy distance; see `refine_law`. x (n, d), columns (p, n, d)."""
+def _curvature(x: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Newton part of the Hessian of the energy distance (see `refine_law`), and what its diagonal is at most, if
+    all samples move alike; x (n, d), columns (p, n, d)."""
     n = len(x)
-    x, columns = x - x.mean(axis=0), columns
+    x = x - x.mean(axis=0)
     squares = np.maximum((x**2).sum(1)[:, None] + (x**2).sum(1) - 2 * x @ x.T, 0).astype(float)
     apart = ~np.eye(n, dtype=bool) & (squares > 0)
     inverse = np.where(apart, 1 / np.sqrt(np.where(apart, squares, 1)), 0)
-    flat = columns.reshape(len(columns), -1)
-    weighted = np.stack([inverse.astype(x.dtype) @ column for column in columns]).reshape(len(columns), -1)
-    straight = flat @ weighted.T
+    weighted = np.stack([inverse.astype(x.dtype) @ column for column in columns])
+    straight = columns.reshape(len(columns), -1) @ weighted.reshape(len(columns), -1).T
     along = columns @ x.T  # (p, i, j): d x_i . x_j
     along = np.diagonal(along, axis1=1, axis2=2)[..., None] - along  # d x_i . (x_i - x_j)
     radial = np.einsum("aij,bji,ij->ab", along, along, inverse**3, optimize=True)
     hessian = 2 / (n * (n - 1)) * (straight + radial)
-    return (hessian + hessian.T) / 2
+    sizes = np.mean(np.sum(np.square(columns, dtype=float), axis=2), axis=1)
+    bound = 2 * np.sum(inverse) / (n * (n - 1)) * np.maximum(sizes, LEAST_SIZE * sizes.max(initial=0))
+    return (hessian + hessian.T) / 2, bound
 
 
-def _chosen(size: int, most: int = 0) -> np.ndarray:
+def _chosen(size: int, most: int) -> np.ndarray:
     """Numbers of the entries that count: all, or so many of them."""
-    most = most or MOST_EQUATIONS
     return np.arange(size) if size <= most else np.random.RandomState(0).choice(size, most, replace=False)

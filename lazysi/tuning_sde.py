@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from lazysi.common_noise import CommonNoise
+from lazysi.common_noise import CommonNoise, table_of
 from lazysi.defaults import default_method, fine_options
 from lazysi.fields import Field
 from lazysi.frames import Frame
@@ -141,7 +141,7 @@ def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
     order = 2 if second_order else 1
     solver = Multistep(order, corrector=corrector, variable=variable, extrapolation=extrapolation, midpoint=midpoint)
     grid = grid_of_parameters(steps, parameters)
-    table = solver.table(frame, grid, jnp.asarray(kappa, float), jnp.asarray(steps > 1))
+    table = table_of(solver, frame, grid, jnp.asarray(kappa, float), jnp.asarray(steps > 1))
     if steps <= 2:
         return table
     go_on = jnp.asarray([sharpening, -sharpening, 0.0, 0.0])

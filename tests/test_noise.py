@@ -93,3 +93,40 @@ def test_an_empty_interval_has_no_increment_and_no_slope():
     gradient = jax.grad(lambda t: jnp.sum(source.increment(jnp.asarray(0.5), t)))(jnp.asarray(0.5))
     assert float(gradient) == 0
     assert not np.any(source.increment(0.5, 0.5))
+
+
+FINE = np.asarray([0.0, 1.0, 2.0, 4.0, 8.0])
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        pytest.param([0.0, 1.0, 4.0, 8.0], id="on the fine grid"),
+        pytest.param([0.0, 0.5, 1.5, 3.0, 3.5], id="cut"),
+        pytest.param([0.0, 2.2, 2.5, 3.1, 7.0], id="several in one fine step"),
+        pytest.param([0.0, 0.1, 0.2, 0.3], id="all in one fine step"),
+        pytest.param([0.0, 3.0, 20.0], id="beyond the fine grid"),
+    ],
+)
+def test_shared_noise_is_independent_and_normal(clock):
+    normals = noise(event=(1,)).shared(FINE, np.asarray(clock))
+    assert_covariance(jnp.moveaxis(normals, 0, 1)[..., 0], np.eye(len(clock) - 1))
+
+
+def test_shared_noise_is_that_of_the_fine_steps():
+    source = noise(20)
+    fine = [source.start(), *(source.increment(0.0, 1.0, tag=n) for n in (1, 2, 3))]
+    same = source.shared(FINE, FINE)
+    np.testing.assert_allclose(same, jnp.stack(fine), atol=ROUNDOFF)
+    two = source.shared(FINE, np.asarray([0.0, 2.0, 8.0]))
+    np.testing.assert_allclose(two[0], (fine[0] + fine[1]) / 2**0.5, atol=ROUNDOFF)
+    np.testing.assert_allclose(two[1], (2**0.5 * fine[2] + 2 * fine[3]) / 6**0.5, atol=ROUNDOFF)
+
+
+def test_shared_noise_of_two_grids_is_one_path():
+    """The covariance of two increments is the time they have in common, up to parts of one fine step."""
+    source = noise(event=(1,))
+    first = source.shared(FINE, np.asarray([0.0, 1.0, 4.0]))[1]
+    second = source.shared(FINE, np.asarray([0.0, 2.0, 8.0]))[1]
+    shared = 2.0 / np.sqrt(3.0 * 6.0)
+    assert_covariance(jnp.concatenate([first, second], axis=1), [[1.0, shared], [shared, 1.0]])

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import lazysi as lz
-from lazysi.refining import affordable_rounds, refine
+from lazysi.common_noise import CommonNoise, default_table
+from lazysi.metrics import energy_distance
+from lazysi.refining import _curvature, affordable_rounds, follow, refine, refine_law
 
 STEPS, STD = 5, 0.5
 
@@ -101,3 +103,56 @@ def test_large_samples_are_thinned_out(monkeypatch):
     monkeypatch.setattr("lazysi.refining.MOST_EQUATIONS", 90)
     noise = start()
     assert rms_of(refine(perturbed(exact_table()), predict, noise, STD * noise, rounds=3)[-1]) < 2e-3
+
+
+def sde(steps, count, seed=0):
+    """Noise of a batch, its exact samples (a fine solution), and a table that is off."""
+    key, kappa = jax.random.key(seed), 1.0
+    common = CommonNoise(key, field, np.arange(count), (3,), kappa, 32)
+    law = np.asarray(lz.sample(key, field, (count, 3), steps=32, kappa=kappa))
+    table = default_table(steps, kappa, (3,))
+    wrong = eqx.tree_at(lambda t: (t.spread, t.weights), table, (0.8 * table.spread, 0.9 * table.weights))
+    return common, law, wrong
+
+
+def test_the_way_back_to_a_law():
+    """A variance that is too small is the law's again, on the noise it was fitted to and on another."""
+    common, law, wrong = sde(4, 300)
+    heard = []
+    tables = refine_law(wrong, predict, common.normals(wrong), law, rounds=3, report=heard.append)
+    assert heard == [0, 1, 2]
+    assert 2 <= len(tables) <= 4
+    other, other_law, _ = sde(4, 300, seed=1)
+    for noise, exact in ((common, law), (other, other_law)):
+        before, after = (float(energy_distance(noise.samples(table), exact)) for table in (wrong, tables[-1]))
+        assert before > 0.005
+        assert abs(after) < 0.1 * before
+    assert np.all(np.diff(np.asarray(tables[-1].angles)) > 0)
+    assert float(tables[-1].spread[0]) == float(wrong.spread[0])  # no noise where the method has none
+    assert float(tables[-1].spread[-1]) == 0
+
+
+def test_a_law_that_fails_is_left():
+    common, law, wrong = sde(3, 16)
+    broken = lambda angle, u: (u * np.nan, u)  # noqa: E731
+    assert refine_law(wrong, broken, common.normals(wrong), law, rounds=2) == []
+
+
+def test_following_a_table_is_sampling_with_it():
+    """An ODE: the start alone is noise."""
+    table, key = exact_table(), jax.random.key(0)
+    _, states = lz.sample_path(key, field, (5, 3), plan=lz.Plan(table, lz.isotropic(), jnp.zeros(())))
+    np.testing.assert_allclose(follow(table, predict, np.asarray(states[:1])), states[-1], atol=1e-6)
+
+
+def test_curvature_is_that_of_the_energy_distance_at_the_right_law():
+    """Where both sets are the same samples, the part that is left out vanishes: compared with second differences."""
+    random = np.random.RandomState(2)
+    x, columns = random.normal(size=(12, 3)), random.normal(size=(2, 12, 3))
+    distance = lambda a, b: float(energy_distance(jnp.asarray(x + a * columns[0] + b * columns[1]), x))  # noqa: E731
+    with jax.enable_x64(True):
+        h = 1e-3
+        direct = [(distance(h, 0) + distance(-h, 0)) / h**2, (distance(0, h) + distance(0, -h)) / h**2]
+        cross = (distance(h, h) - distance(h, -h) - distance(-h, h) + distance(-h, -h)) / (4 * h**2)
+    expected = np.asarray([[direct[0], cross], [cross, direct[1]]])
+    np.testing.assert_allclose(_curvature(x, columns)[0], expected, rtol=1e-4)

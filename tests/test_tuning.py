@@ -96,7 +96,7 @@ def test_progress_rises_and_the_key_decides(kappa):
 
     plan = tune(KEY, progress=lambda fraction, message: heard.append((fraction, message)))
     fractions, messages = zip(*heard, strict=True)
-    assert len(fractions) == (7 if kappa else 7 + 4 + 1)  # trials; rounds of the refinement; the choice
+    assert len(fractions) == 7 + 4 + 1  # trials; rounds of the refinement; the choice
     assert np.all(np.diff(fractions) >= 0)
     assert fractions[-1] == 1
     assert all(message.startswith("RMS" if kappa == 0 else "energy distance") for message in messages)
