@@ -294,6 +294,24 @@ def test_default_of_the_ode(steps, order, curvature, end):
     np.testing.assert_allclose([known.shift, known.end], [1.3, end] if steps > 4 else [1, 1], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("steps", "in_time", "extrapolation", "shift", "growth"),
+    [(3, False, 1.0, 1.5, 1 / 7), (4, True, 1.0, 1.25, 1 / 7), (5, True, 0.9, 0.9, 1 / 7), (9, True, 0.9, 0.9, 1 / 7)]
+    + [(10, True, 1.0, 0.6, 1 / 14), (12, True, 1.0, 0.5, 1 / 14), (200, True, 1.0, 0.5, 1 / 14)],
+)
+def test_default_of_the_sde(steps, in_time, extrapolation, shift, growth):
+    """Variable, extrapolation and grid by the number of steps; the shift grows with the number of entries."""
+    of = lambda entries: default_method(steps, jnp.ones(()), None, entries, one_path=False)  # noqa: E731
+    image = of(784)
+    assert (bool(image.in_time), int(image.solver.accuracy)) == (in_time, 2)
+    assert float(image.solver.rule.extrapolation) == pytest.approx(extrapolation)
+    assert float(image.solver.rule.corrector) == 1
+    np.testing.assert_allclose([image.shift, image.end], [shift, 1], rtol=1e-6)
+    np.testing.assert_allclose(of(3072).shift, shift * (3072 / 784) ** growth, rtol=1e-6)
+    least = 0.75 if steps <= 4 else 0
+    np.testing.assert_allclose(of(2).shift, max(shift * (2 / 784) ** growth, least), rtol=1e-6)
+
+
 @pytest.mark.parametrize("order", [0, 4, 2.5])
 def test_bad_order(order):
     with pytest.raises(ValueError, match="expected `order` 1, 2 or 3"):
