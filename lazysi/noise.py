@@ -125,6 +125,9 @@ class SampleNoise(diffrax.AbstractBrownianPath):
 
         Returns:
             the start state of the other grid, and the noise of its steps.
+
+        Reference:
+            Theory (38).
         """
         whole, parts = (jnp.asarray(share, self.dtype) for share in _shares(np.asarray(fine), np.asarray(clock)))
         return _put_together(self, whole, parts)
