@@ -7,22 +7,25 @@
 
 Against two draws of the sampler's own fine-grid law: sliced 2-Wasserstein distance W and Frechet distance in features
 (the classifier's for Fashion-MNIST, the values themselves elsewhere), what the draws have between them (the floor), and
-total standard deviation; means over draws and pairs of draws. Every baseline on all its grids with a few samples, of
-which the best two of each are kept; with all samples and on other noise, which chose nothing, the default, the plan and
-the nearest baselines: three of SDE-DPM-Solver++(2M)'s (in three versions: restated, and with two options of diffusers),
-one of Euler-Maruyama's and one of all others'. Rows are in results/few_steps_sde.csv and are not run again.
+total standard deviation; means over draws and pairs of draws. Samplers that are tables (the default, plans, all that
+are restated but Euler-Maruyama) have the noise of each draw of the law in turn, and are compared with the other draw,
+as that one is: what the draws have by chance is then in both distances, and cancels. The samplers of other libraries
+have noise of their own. Every baseline on all its grids with a few samples, of which the best two of each are kept;
+with all samples, and for the others' samplers on other noise, the default, the plan and the nearest baselines: three of
+SDE-DPM-Solver++(2M)'s (in four versions: two restated, two of diffusers), one of Euler-Maruyama's and one of all
+others'. Rows are in results/few_steps_sde.csv and are not run again.
 
 Excess. Even a sampler with the right law has the floor as its distance, because draws are finite. To leading order the
 draws add to W^2, not to W, so that the unbiased excess is W^2 - floor^2, here as a signed root (negative where the
 samples are nearer than a draw of the law would be, by chance or as below); the Frechet distance is a square already,
 and its excess is the difference. A law that is too narrow lowers the distance to a finite draw, whose own spread then
 counts only once, so that the total variance over that of the law has to be read beside it: it is in the tables too.
-What a draw of the law has for an excess by chance is estimated from halves of the draws: ratios near that of "a draw
-of the law" to the baseline decide nothing.
+"Excess by chance" is the root of the standard error of the squared excess, from ten blocks of the samples (in rows of
+before that, of a draw of the law).
 
 The best of each sampler are in results/few_steps_sde_best.csv; results/few_steps_sde_ratios.csv has the excess of the
 default and of the plan over that of SDE-DPM-Solver++(2M), the nearest version on its best grid, and over that of the
-best baseline (no figure where that has no excess), and total variances over the law's.
+best baseline (no figure where that has no excess), standard errors of these ratios, and total variances over the law's.
 """
 
 import argparse

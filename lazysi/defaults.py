@@ -46,7 +46,8 @@ ANGLE_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9  # most steps of the SDE with one variab
 ANGLE_SDE_SHIFT, FEW_SDE_SHIFT, SHORT_SDE_SHIFT, LONG_SDE_SHIFT = 4.5, 5.0, 0.9, 6.0  # all but the third over the steps
 LEAST_FEW_SDE_SHIFT, LEAST_LONG_SDE_SHIFT = 0.75, 0.5
 SHORT_SDE_EXTRAPOLATION = 0.9  # of what a line adds, in 5 to 9 steps
-END_POWERS = ((8, 1.5), (5, 1.25), (0, 1.0))  # from so many steps on: power of the grid at the data
+# from so many steps on: power of the grid at the data
+END_POWERS = ((SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE + 1, 1.25), (0, 1.0))
 
 
 class Method(NamedTuple):
