@@ -12,8 +12,8 @@ are restated but Euler-Maruyama) have the noise of each draw of the law in turn,
 as that one is: what the draws have by chance is then in both distances, and cancels. The samplers of other libraries
 have noise of their own. Every baseline on all its grids with a few samples, of which the best two of each are kept;
 with all samples, and for the others' samplers on other noise, the default, the plan and the nearest baselines: three of
-SDE-DPM-Solver++(2M)'s (in four versions: two restated, two of diffusers), one of Euler-Maruyama's and one of all
-others'. Rows are in results/few_steps_sde.csv and are not run again.
+SDE-DPM-Solver++(2M)'s (in four versions: two restated, two of diffusers) and the nearest restated one, one of
+Euler-Maruyama's and one of all others'. Rows are in results/few_steps_sde.csv and are not run again.
 
 Excess. Even a sampler with the right law has the floor as its distance, because draws are finite. To leading order the
 draws add to W^2, not to W, so that the unbiased excess is W^2 - floor^2, here as a signed root (negative where the
@@ -225,7 +225,9 @@ def measure_at(laws: Laws, few: Case, all_of_them: Case, n: int, rows: list[Row]
     groups: dict[str, list[Row]] = {name: [] for name in FINALISTS}
     for row in by_excess([row for row in candidates if others(row.kind)]):
         groups[next((name for name in FINALISTS if name in row.sampler), "others")].append(row)
-    chosen = {(row.sampler, row.grid) for name, number in FINALISTS.items() for row in groups[name][:number]}
+    nearest = [row for name, number in FINALISTS.items() for row in groups[name][:number]]
+    nearest += [row for row in groups[SOLVER] if row.kind == "restated"][:1]  # which has the noise of the law
+    chosen = {(row.sampler, row.grid) for row in nearest}
     for sampler in all_of_them.samplers(n):
         there = {row.grid for row in ran(all_of_them, sampler)}
         for grid in sampler.grids:

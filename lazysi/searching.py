@@ -47,6 +47,7 @@ def search(
 
 
 def rank(candidate: Candidate) -> float:
+    """The error, to sort by: NaN last."""
     return float(np.nan_to_num(candidate.error, nan=np.inf))
 
 

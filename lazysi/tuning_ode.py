@@ -43,6 +43,7 @@ def fit_ode(
     fine_steps: int,
     progress: Progress,
 ) -> tuple[Table, dict[str, float]]:
+    """The best table on noise that was not fitted to, and what it measured there; see `tune` for the arguments."""
     angles, path = (np.asarray(a) for a in sample_path(key, field, shape, **fine_options(fine_steps)))
     if not np.isfinite(path[-1]).all():
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")

@@ -2,8 +2,9 @@
 
 There is no path to follow, only a law: a random search over the grid, the frame, the order and how far and in
 which variable to extrapolate, from the default method, SDE-DPM-Solver++(2M) and their kin, for the unbiased energy
-distance to samples of the fine grid. (The sliced 2-Wasserstein distance of two finite sets is least for a law that is
-too narrow.)
+distance to samples of the fine grid, whose noise the candidates share (`common_noise`); from the best, all weights,
+amounts of noise and angles move together (`refining`). (The sliced 2-Wasserstein distance of two finite sets is least
+for a law that is too narrow.) The plan is measured once more on further noise.
 """
 
 import math
@@ -41,6 +42,7 @@ def fit_sde(
     fine_steps: int,
     progress: Progress,
 ) -> tuple[Table, dict[str, float]]:
+    """The best table on a draw that was not fitted to, and what it measured on a third; arguments as of `tune`."""
     fit, check, final = (_Draw(k, field, shape, kappa, fine_steps) for k in jax.random.split(key, 3))
     rounds = affordable_rounds(steps, trials)
     distance = eqx.filter_jit(energy_distance)
