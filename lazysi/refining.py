@@ -41,7 +41,8 @@ LEAST_SIZE = 1e-9  # of the squared derivatives by a number, relative to the lar
 DIFFERENCE = 2e-3  # of weights of order 1 and of angles: float32 states leave 1e-3 of a derivative as roundoff
 GAP = 1e-4  # least step of the angles; of the gap to the next one a difference is at most a quarter
 ROUNDS, ATTEMPTS = 4, 4  # Jacobians, and trial steps for each on average
-MOST_EQUATIONS = 200_000  # entries of the end points that count, which bounds the memory
+# entries of the end points that count, which bounds the memory: of float64 equations, and of samples of a law
+MOST_EQUATIONS, MOST_ENTRIES = 200_000, 1_000_000
 
 Predict = Callable[[float, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (angle, unit states) -> noise, data
 
@@ -250,7 +251,7 @@ def refine_law(
         predict: the field.
         normals: start and noise of the steps (see `follow`), best those of the law's samples (see
             `SampleNoise.shared`), which then tell laws apart that are much nearer than two draws are.
-        law: samples, as many as there are normals.
+        law: samples, as many as there are normals; of many large ones a random part of the entries counts.
         rounds: Hessians taken.
         report: called with the number of rounds done at the beginning of each.
 
@@ -259,7 +260,7 @@ def refine_law(
     """
     solve = _Recurrence(table, predict, normals)
     count, event = len(law), law[0].size
-    chosen = _chosen(event, max(1, MOST_EQUATIONS // count))
+    chosen = _chosen(event, max(1, MOST_ENTRIES // count))
     law = law.reshape(count, event)[:, chosen]
     distance = eqx.filter_jit(jax.value_and_grad(energy_distance))
 

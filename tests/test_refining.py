@@ -132,6 +132,14 @@ def test_the_way_back_to_a_law():
     assert float(tables[-1].spread[-1]) == 0
 
 
+def test_large_samples_of_a_law_are_thinned_out(monkeypatch):
+    """One entry of three, which are alike here."""
+    monkeypatch.setattr("lazysi.refining.MOST_ENTRIES", 300)
+    common, law, wrong = sde(4, 300)
+    after = refine_law(wrong, predict, common.normals(wrong), law, rounds=2)[-1]
+    assert abs(float(energy_distance(common.samples(after), law))) < 0.01
+
+
 def test_a_law_that_fails_is_left():
     common, law, wrong = sde(3, 16)
     broken = lambda angle, u: (u * np.nan, u)  # noqa: E731
