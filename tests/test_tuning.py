@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import lazysi as lz
+from lazysi.common_noise import default_table
 from lazysi.multistep import log_variable
+from lazysi.tuning_sde import _sde_start, _sde_table
 
 KEY, FRESH = jax.random.key(1), jax.random.key(9)
 STEPS = 4
@@ -72,19 +74,18 @@ def test_sde_is_ahead_of_sde_dpm_solver_on_its_best_grid():
     own = lz.sample(KEY, field, (256, 8), plan=plan)  # as many, of other noise
     noise = float(lz.metrics.sliced_wasserstein(KEY, own, law[:256]))
     assert about["sliced_wasserstein"] == pytest.approx(noise, rel=0.5)
-    assert 0.5 < about["floor"] / about["sliced_wasserstein"] < 1.5
+    assert 0.4 < about["floor"] / about["sliced_wasserstein"] < 2.5  # twelve points share 256 samples by chance
     for name in ("total_std", "total_std_law"):
         assert about[name] == pytest.approx(spread, rel=3 * SPREAD)  # of 256 samples
     assert abs(about["energy_distance"]) < 0.05  # E|X - X'| is 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("steps", [1, 4, 8])
+@pytest.mark.parametrize("steps", [1, 3, 4, 8, 12])
 def test_the_search_for_the_sde_begins_with_the_default_method(steps):
-    """So no plan is worse than it where the choice is made, and one trial is the default."""
-    plan = lz.tune(KEY, FIELDS["modes"](), (16, 2), steps, kappa=1.0, trials=1, fine_steps=4 * steps)
-    default = lz.sample(FRESH, FIELDS["modes"](), (50, 2), steps=steps, kappa=1.0)
-    np.testing.assert_allclose(lz.sample(FRESH, FIELDS["modes"](), (50, 2), plan=plan), default, atol=SINGLE)
+    """So no plan is worse than it where the choice is made."""
+    found, default = _sde_table(steps, 1.0, _sde_start(steps, 1.0, 2)[0]), default_table(steps, 1.0, (2,))
+    for first, second in zip(jax.tree.leaves(found), jax.tree.leaves(default), strict=True):
+        np.testing.assert_allclose(first, second, atol=SINGLE)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1.0])
