@@ -297,26 +297,25 @@ def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
 
 
 def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
-    """One panel per field and kappa: least sliced distances, and the floor."""
+    """One panel per field and kappa that there are rows of: least sliced distances, and the floor."""
     import matplotlib.pyplot as plt
 
-    fields, kappas = sorted({row.field for row in rows}), sorted({row.kappa for row in rows})
-    size = (4 * len(fields), 3.3 * len(kappas))
-    figure, axes = plt.subplots(len(kappas), len(fields), figsize=size, squeeze=False, layout="constrained")
-    for line, kappa in zip(axes, kappas, strict=True):
-        for axis, field in zip(line, fields, strict=True):
-            here = {n: compared(rows, field, kappa, n, count) for n in budgets}
-            ran = [n for n in budgets if here[n]]
-            for label, members in {
-                SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
-                "other baselines": {n: [r for r in here[n] if others(r.kind) and SOLVER not in r.sampler] for n in ran},
-                "default": {n: [row for row in here[n] if row.kind == "ours"] for n in ran},
-                "plan": {n: [row for row in here[n] if row.kind == "tuned"] for n in ran},
-            }.items():
-                axis.plot(ran, [least(members[n], "sliced") for n in ran], marker="o", markersize=3, label=label)
-            floors = [least(here[n], "sliced_floor") for n in ran]
-            axis.plot(ran, floors, color="grey", linestyle="dashed", label="draws of the law")
-            label_axes(axis, f"{field}, kappa {kappa:g}", ran)
+    panels = sorted(cases(rows), key=lambda case: (case[1], case[0]))
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.3), squeeze=False, layout="constrained")
+    for axis, (field, kappa) in zip(axes[0], panels, strict=True):
+        here = {n: compared(rows, field, kappa, n, count) for n in budgets}
+        # without what has only runs that chose grids, of fewer samples
+        ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
+        for label, members in {
+            SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
+            "other baselines": {n: [r for r in here[n] if others(r.kind) and SOLVER not in r.sampler] for n in ran},
+            "default": {n: [row for row in here[n] if row.kind == "ours"] for n in ran},
+            "plan": {n: [row for row in here[n] if row.kind == "tuned"] for n in ran},
+        }.items():
+            axis.plot(ran, [least(members[n], "sliced") for n in ran], marker="o", markersize=3, label=label)
+        floors = [least(here[n], "sliced_floor") for n in ran]
+        axis.plot(ran, floors, color="grey", linestyle="dashed", label="draws of the law")
+        label_axes(axis, f"{field}, kappa {kappa:g}", ran)
     axes[0, 0].set_ylabel("sliced W2 to the fine-grid law")
     axes[0, 0].legend(fontsize=7)
     figure.savefig(file, dpi=130)
