@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lazysi.defaults import default_method
 from lazysi.fields import Field
-from lazysi.frames import Frame
+from lazysi.frames import Frame, point_clock
 from lazysi.multistep import Table
-from lazysi.noise import SampleNoise, point_clock
+from lazysi.noise import SampleNoise
 from lazysi.refining import asking, follow
 from lazysi.solvers import Multistep
 
@@ -32,7 +32,7 @@ def default_table(steps: int, kappa: float, event: tuple[int, ...]) -> Table:
 @eqx.filter_jit
 def _default_table(steps: int, kappa: Array, entries: int) -> Table:
     method = default_method(steps, kappa, None, entries, one_path=False)
-    return method.solver.table(method.frame, method.grid(steps), kappa, method.denoise)
+    return method.table(method.grid(steps), kappa)
 
 
 @eqx.filter_jit
@@ -68,7 +68,8 @@ class CommonNoise:
         dtype: DTypeLike = jnp.float32,
     ) -> None:
         self.kappa, self.noise = kappa, SampleNoise(key, jnp.asarray(indices), event, jnp.dtype(dtype))
-        angles = np.asarray(default_table(fine_steps, kappa, event).angles, float)
+        method = default_method(fine_steps, jnp.asarray(kappa, float), None, math.prod(event), one_path=False)
+        angles = np.asarray(method.grid(fine_steps), float)
         self.clock = point_clock(angles[:-1], kappa)  # there is no noise in the last step
         self.predict = asking(field, np.dtype(dtype))
 

@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float
 from lazysi.frames import Frame, flat_frame, gaussian_frame
 from lazysi.grids import fine_grid, power_time
 from lazysi.moments import Moments
-from lazysi.multistep import angle_variable, time_variable
+from lazysi.multistep import Table, angle_variable, time_variable
 from lazysi.solvers import Multistep
 
 __all__ = ["Method", "by_entries", "default_method", "fine_options"]
@@ -65,6 +65,10 @@ class Method(NamedTuple):
     def grid(self, steps: int) -> Float[Array, " steps+1"]:
         """Angles of so many steps."""
         return power_time(steps, self.shift, end=self.end)
+
+    def table(self, grid: Float[Array, " steps+1"], kappa: Array) -> Table:
+        """Coefficients of all steps on these angles."""
+        return self.solver.table(self.frame, grid, kappa, self.denoise)
 
 
 def by_entries(entries: int) -> tuple[float, float]:

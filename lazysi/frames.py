@@ -44,6 +44,7 @@ __all__ = [
     "gaussian_frame",
     "linear_frame",
     "noise_clock",
+    "point_clock",
     "point_frame",
 ]
 
@@ -82,6 +83,15 @@ def noise_clock(angle: Array, kappa: Array) -> Array:
         Theory (22), (23).
     """
     return power(jnp.sin(angle), 2 * kappa)
+
+
+def point_clock(angles: Float[np.ndarray, " nodes"], kappa: float) -> Float[np.ndarray, " nodes"]:
+    """tan(angle)^(2 kappa): the clock of the noise in the point frame, below pi/2.
+
+    Reference:
+        Theory (38).
+    """
+    return np.tan(angles) ** (2 * kappa)
 
 
 class LazyFrame(eqx.Module):

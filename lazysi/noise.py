@@ -11,18 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-__all__ = ["SampleNoise", "point_clock"]
+__all__ = ["SampleNoise"]
 
 START, PATH = 0, 1  # what a sample's key is folded with
 PARTS = 2**30  # first number of a fresh increment for a part of a fine step, out of the way of those of steps
-
-
-def point_clock(angles: Float[np.ndarray, " nodes"], kappa: float) -> Float[np.ndarray, " nodes"]:
-    """tan(angle)^(2 kappa), the clock of the noise in the point frame, where by theory (29) with G = cos it is
-
-    dy = ... + sqrt(2 kappa) tan^kappa dB_l,   of variance int 2 kappa tan^(2 kappa) d(log tan) = tan^(2 kappa).
-    """
-    return np.tan(angles) ** (2 * kappa)
 
 
 class SampleNoise(diffrax.AbstractBrownianPath):

@@ -264,30 +264,33 @@ def refine_law(
     law = law.reshape(count, event)[:, chosen]
     distance = eqx.filter_jit(jax.value_and_grad(energy_distance))
 
-    def end_of(numbers: np.ndarray) -> np.ndarray:
-        return solve.states_of(numbers)[-1].reshape(count, event)[:, chosen]
+    def judge(numbers: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Energy distance, end states, and the gradient by these; infinity where there are none."""
+        if not solve.allowed(numbers):
+            return np.inf, law, law
+        end = solve.states_of(numbers)[-1].reshape(count, event)[:, chosen]
+        if not np.isfinite(end).all():
+            return np.inf, end, end
+        error, gradient = distance(end, law)
+        return float(error), end, np.asarray(gradient)
 
-    def error_of(numbers: np.ndarray) -> float:
-        end = end_of(numbers) if solve.allowed(numbers) else np.full_like(law, np.nan)
-        return float(distance(end, law)[0]) if np.isfinite(end).all() else np.inf
-
-    numbers, damping = solve.first, DAMPING
-    error, tables = error_of(numbers), [table]
+    numbers, damping, tables = solve.first, DAMPING, [table]
+    error, end, slope = judge(numbers)
     if not np.isfinite(error):
         return []
     for number in range(rounds):
         report(number)
-        end = end_of(numbers)
         columns = np.stack([d.reshape(count, event)[:, chosen] for d in solve.derivatives(numbers)])
         if not np.isfinite(columns).all():
             break
-        gradient = np.einsum("pnd,nd->p", columns, np.asarray(distance(end, law)[1])).astype(float)
+        gradient = np.einsum("pnd,nd->p", columns, slope).astype(float)
         hessian, bound = _curvature(end, columns)
         for _ in range(ATTEMPTS):
             moved = numbers - np.linalg.solve(hessian + damping * np.diag(bound), gradient)
-            found = error_of(moved)
-            if found < error:
-                numbers, error, damping = moved, found, max(damping / 4, LEAST_DAMPING)
+            judged = judge(moved)
+            if judged[0] < error:
+                numbers, (error, end, slope) = moved, judged
+                damping = max(damping / 4, LEAST_DAMPING)
                 tables.append(solve.table_of(numbers))
                 break
             damping *= 4

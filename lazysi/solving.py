@@ -154,7 +154,7 @@ def _plan_of(options: Options, event: tuple[int, ...]) -> Plan:
     grid = method.grid(options.steps).astype(options.dtype) if options.grid is None else options.grid
     denoise = method.denoise if options.denoise is None else options.denoise
     frame = jax.tree.map(lambda leaf: leaf.astype(options.dtype), method.frame)
-    return Plan(method.solver.table(frame, grid, kappa, jnp.asarray(denoise)), frame.moments, kappa)
+    return Plan(method._replace(frame=frame, denoise=jnp.asarray(denoise)).table(grid, kappa), frame.moments, kappa)
 
 
 def _sample_table(field: Field, grid: Array, plan: Plan, noise: SampleNoise, save: bool) -> Array:

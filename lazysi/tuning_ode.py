@@ -157,7 +157,7 @@ def _method_table(method: Method) -> Callable[[Array], Table]:
     @eqx.filter_jit
     def table(grid: Array) -> Table:
         grid = grid.at[0].set(0).at[-1].set(jnp.pi / 2)
-        return method.solver.table(method.frame, grid, jnp.zeros((), grid.dtype), method.denoise)
+        return method.table(grid, jnp.zeros((), grid.dtype))
 
     return table
 
