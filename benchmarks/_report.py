@@ -67,6 +67,17 @@ def append_rows(path: Path | None, columns: Sequence[str], rows: Sequence[Sequen
         writer.writerows(cells(rows))
 
 
+def replace_rows(
+    path: Path | None, columns: Sequence[str], kind: type, rows: Sequence[Any], keys: Sequence[str]
+) -> None:
+    """Put rows into a CSV file instead of those that have the values of the first one under these names."""
+    this = [getattr(rows[0], key) for key in keys]
+    others = [row for row in read_rows(path, kind) if [getattr(row, key) for key in keys] != this]
+    if path is not None:
+        path.unlink(missing_ok=True)
+    append_rows(path, columns, [*others, *rows])
+
+
 def cells(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """Rows as they are written: floats in six digits."""
     return [[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows]

@@ -35,6 +35,7 @@ __all__ = [
     "ADAPTIVE",
     "CACHE",
     "EULER",
+    "RESTATED_SDE",
     "TRIALS",
     "TUNED",
     "UNTUNED",
@@ -286,9 +287,15 @@ class Case:
                 run = functools.partial(self.peer, name)
                 yield Sampler("peer", name, peer.grids, n, lambda grid, count, run=run: run(grid, count, n))
 
-    def attempt(self, sampler: Sampler, grid: str, count: int) -> Run:
-        """A run; NaN where the sampler refuses the grid at this number of steps."""
+    def attempt(self, sampler: Sampler, grid: str, count: int, *, law: tuple[int, int] | None = None) -> Run:
+        """A run; NaN where the sampler refuses the grid at this number of steps.
+
+        With `law`, seed and steps of fine-grid samples, a sampler that is a table has their noise.
+        """
         try:
+            if law is not None and sampler.table is not None:
+                seed, steps = law
+                return Run(self.shared(sampler.table(grid), count, seed=seed, steps=steps), sampler.budget)
             return sampler.run(grid, count)
         except (AssertionError, ValueError, RuntimeError) as refusal:  # torchdiffeq asserts that its step is not 0
             print(f"{sampler.name}, {grid}, {sampler.budget} evaluations: {refusal}")

@@ -23,7 +23,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS, reference, start_noise  # noqa: E402
-from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
+from _report import RESULTS, replace_rows, report  # noqa: E402
 from _samplers import CACHE  # noqa: E402
 
 import lazysi as lz  # noqa: E402
@@ -114,10 +114,7 @@ def main() -> None:
     for name, n in cases:
         rows = measure(name, n, counts[name], keep=not arguments.smoke)
         report(f"{name}, {n} evaluations", COLUMNS, rows[:SHOWN], None)
-        others = [row for row in read_rows(file, Row) if (row.field, row.evaluations) != (name, n)]
-        if file is not None:
-            file.unlink(missing_ok=True)
-        append_rows(file, COLUMNS, [*others, *rows])
+        replace_rows(file, COLUMNS, Row, rows, ("field", "evaluations"))
 
 
 if __name__ == "__main__":

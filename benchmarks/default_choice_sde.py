@@ -24,15 +24,15 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
-from _samplers import CACHE, Case  # noqa: E402
+from _report import RESULTS, replace_rows, report  # noqa: E402
+from _samplers import CACHE, RESTATED_SDE, Case  # noqa: E402
 
 import lazysi as lz  # noqa: E402
 from lazysi import metrics  # noqa: E402
 from lazysi.common_noise import default_table, table_of  # noqa: E402
 from lazysi.defaults import by_entries  # noqa: E402
 from lazysi.frames import Frame  # noqa: E402
-from lazysi.multistep import Table, angle_variable, log_variable, time_variable  # noqa: E402
+from lazysi.multistep import Table, angle_variable, time_variable  # noqa: E402
 
 EVALUATIONS = (4, 6, 8, 12)
 COUNTS = {"mixture": 2000, "digits": 1000, "digits, guidance 2": 1000}
@@ -66,9 +66,9 @@ def tables(steps: int, kappa: float, event: tuple[int, ...]) -> Iterator[tuple[s
     yield "default", float("nan"), default_table(steps, kappa, event)
     for shift in SHIFTS:
         grid = lz.grids.power_time(steps, shift * of_size)
-        for name, midpoint in (("SDE-DPM-Solver++(2M)", True), ("SDE-DPM-Solver++(2M), heun", False)):
-            solver = lz.Multistep(2, variable=log_variable, midpoint=midpoint)
-            yield name, shift, table_of(solver, lz.point_frame(), grid, relative, last)
+        for name in ("SDE-DPM-Solver++(2M)", "SDE-DPM-Solver++(2M), heun"):
+            method = RESTATED_SDE[name]
+            yield name, shift, table_of(method["solver"], method["frame"], grid, relative, last)
         for weight, extrapolation, variable in itertools.product(WEIGHTS, EXTRAPOLATIONS, VARIABLES):
             solver = lz.Multistep(2, corrector=True, variable=VARIABLES[variable], extrapolation=extrapolation)
             frame = Frame(jnp.asarray([weight], float), jnp.asarray([0.5], float), lz.isotropic())
@@ -107,10 +107,7 @@ def main() -> None:
         rows = measure(name, n, kappa, counts[name], fine, keep=not arguments.smoke)
         of_default = [row for row in rows if row.method == "default"]
         report(f"{name}, {n} evaluations, kappa {kappa:g}", COLUMNS, rows[:SHOWN] + of_default, None)
-        others = [row for row in read_rows(file, Row) if (row.field, row.evaluations, row.kappa) != (name, n, kappa)]
-        if file is not None:
-            file.unlink(missing_ok=True)
-        append_rows(file, COLUMNS, [*others, *rows])
+        replace_rows(file, COLUMNS, Row, rows, ("field", "evaluations", "kappa"))
 
 
 if __name__ == "__main__":

@@ -120,14 +120,8 @@ class Laws:
 
     def sets(self, case: Case, sampler: Sampler, grid: str) -> list[np.ndarray]:
         """Samples from the noise of each draw, where the sampler can have it, else one set of other noise."""
-        if sampler.table is None:
-            return [case.attempt(sampler, grid, case.count).samples]
-        try:
-            table = sampler.table(grid)
-            return [case.shared(table, case.count, seed=seed, steps=self.steps) for seed in LAW_SEEDS]
-        except (ValueError, RuntimeError) as refusal:
-            print(f"{sampler.name}, {grid}, {sampler.budget} evaluations: {refusal}")
-            return [np.full((case.count, *case.problem.event), np.nan)]
+        seeds = LAW_SEEDS if sampler.table else LAW_SEEDS[:1]
+        return [case.attempt(sampler, grid, case.count, law=(seed, self.steps)).samples for seed in seeds]
 
     def compare(self, case: Case, sampler: Sampler, grid: str) -> Row:
         """The row of a run; NaN where it is not finite."""
