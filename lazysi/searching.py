@@ -41,14 +41,14 @@ def search(
             moved = random.rand(len(scales)) < 0.6
             moved[random.randint(len(scales))] = True
             parameters = centre.parameters + moved * reach * scales * random.randn(len(scales))
-        found = sorted([*found, evaluate(parameters)], key=rank)
+        found = sorted([*found, evaluate(parameters)], key=lambda candidate: rank(candidate.error))
         report(number, found[0])
     return found
 
 
-def rank(candidate: Candidate) -> float:
-    """The error, to sort by: NaN last."""
-    return float(np.nan_to_num(candidate.error, nan=np.inf))
+def rank(error: float) -> float:
+    """An error, to sort by: NaN last."""
+    return float(np.nan_to_num(error, nan=np.inf))
 
 
 def grid_of_parameters(steps: int, parameters: np.ndarray) -> Array:

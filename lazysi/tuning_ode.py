@@ -27,7 +27,7 @@ from lazysi.multistep import HISTORY, Table, log_variable
 from lazysi.plans import Plan
 from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity, refine, rows_of, with_rows
 from lazysi.sampling import sample, sample_path
-from lazysi.searching import Candidate, Progress, grid_of_parameters, search
+from lazysi.searching import Candidate, Progress, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
 
 __all__ = ["fit_ode"]
@@ -144,7 +144,7 @@ def _nearest_plan(
                 raise
             gap = np.full_like(end[half:], np.nan, float)
         squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
-    number = min(range(len(plans)), key=lambda i: np.nan_to_num(squares[i].mean(), nan=np.inf))
+    number = min(range(len(plans)), key=lambda i: rank(squares[i].mean()))
     gain = squares[0] - squares[number]
     if np.mean(gain) < np.std(gain, ddof=1) / math.sqrt(len(gain)):
         number = 0

@@ -8,6 +8,7 @@ for a law that is too narrow.) The plan is measured once more on further noise.
 """
 
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -24,12 +25,20 @@ from lazysi.moments import isotropic
 from lazysi.multistep import Table, angle_variable, log_variable, time_variable
 from lazysi.refining import affordable_rounds, refine_law
 from lazysi.sampling import sample
-from lazysi.searching import Candidate, Progress, grid_of_parameters, search
+from lazysi.searching import Candidate, Progress, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
 
 __all__ = ["fit_sde"]
 
 FINALISTS = 5  # of the search, and the default
+
+
+class Checked(NamedTuple):
+    """A table with its samples on the draw that decides, and their energy distance to the law."""
+
+    error: float
+    table: Table
+    samples: np.ndarray
 
 
 def fit_sde(
@@ -51,6 +60,10 @@ def fit_sde(
         table = _sde_table(steps, kappa, parameters)
         return Candidate(float(distance(fit.samples(table), fit.law)), parameters, table)
 
+    def check_of(table: Table) -> Checked:
+        samples = check.samples(table)
+        return Checked(float(distance(samples, check.law)), table, samples)
+
     def report(number: int, error: float) -> None:
         progress(number / (trials + rounds + 1), f"energy distance {error:.5f}")
 
@@ -58,33 +71,24 @@ def fit_sde(
     found = search(start, _SDE_SCALES, trials, evaluate, lambda number, best: report(number + 1, best.error))
     default = next(candidate for candidate in found if candidate.parameters is start[0])
     finalists = [default, *(candidate for candidate in found[:FINALISTS] if candidate is not default)]
-    tables = [candidate.table for candidate in finalists]
-    drawn = [check.samples(table) for table in tables]
-    errors = [float(distance(samples, check.law)) for samples in drawn]
-
-    def nearest() -> int:
-        return min(range(len(errors)), key=lambda i: np.nan_to_num(errors[i], nan=np.inf))
-
-    best = nearest()
+    checked = [check_of(candidate.table) for candidate in finalists]
+    best = min(checked, key=lambda one: rank(one.error))
     refined = refine_law(
-        tables[best],
+        best.table,
         fit.predict,
-        fit.normals(tables[best]),
+        fit.normals(best.table),
         fit.law,
         rounds=rounds,
-        report=lambda number: report(trials + number, errors[best]),
+        report=lambda number: report(trials + number, best.error),
     )
-    for table in refined[1:]:
-        tables.append(table)
-        drawn.append(check.samples(table))
-        errors.append(float(distance(drawn[-1], check.law)))
-    number = nearest()
-    if number and np.isfinite(errors[0]):  # so few samples let something else seem better by chance
-        difference, error = eqx.filter_jit(energy_difference)(drawn[number], drawn[0], check.law)
-        number = number if difference < -error else 0
+    checked += [check_of(table) for table in refined[1:]]
+    chosen, own = min(checked, key=lambda one: rank(one.error)), checked[0]
+    if chosen is not own and np.isfinite(own.error):  # so few samples let something else seem better by chance
+        difference, error = eqx.filter_jit(energy_difference)(chosen.samples, own.samples, check.law)
+        chosen = chosen if difference < -error else own
 
     # all of the above chose among candidates, which makes the least figure optimistic
-    samples = final.samples(tables[number])
+    samples = final.samples(chosen.table)
     direction_key = jax.random.fold_in(key, 3)
     about = {
         "energy_distance": distance(samples, final.law),
@@ -93,8 +97,8 @@ def fit_sde(
         "total_std": total_std(samples),
         "total_std_law": total_std(final.law),
     }
-    report(trials + rounds + 1, errors[number])
-    return tables[number], {name: float(value) for name, value in about.items()}
+    report(trials + rounds + 1, chosen.error)
+    return chosen.table, {name: float(value) for name, value in about.items()}
 
 
 class _Draw(CommonNoise):
