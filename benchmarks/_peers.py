@@ -35,9 +35,10 @@ import numpy as np
 
 import lazysi as lz
 
-__all__ = ["GRIDS", "NOISE_GRIDS", "PEERS", "TOLERANCES", "Peer", "Run", "angles", "available", "solve"]
+__all__ = ["GRIDS", "NOISE_GRIDS", "PEERS", "TOLERANCES", "Normals", "Peer", "Run", "angles", "available", "solve"]
 
 Velocity = Callable[[float, np.ndarray], np.ndarray]
+Normals = Callable[[np.ndarray], np.ndarray]  # see `solve`
 
 SHIFTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.5)
 SHIFT_GRIDS = tuple(f"shift {shift:g}" for shift in SHIFTS)
@@ -68,8 +69,9 @@ class Peer(NamedTuple):
         grids: names of the grids (or tolerances) it takes.
         evaluations: the number of evaluations that it makes within a budget; 0 where the tolerance decides.
         kappas: relative diffusions it samples: (0,) an ODE sampler, (1,) the usual SDE, () any above 0.
-        run: (grid, velocity, noise, evaluations, kappa, seed) -> samples.
+        run: (grid, velocity, noise, evaluations, kappa) -> samples, with `normals=` where it takes them.
         arrays: whether it takes a grid as an array of angles too.
+        normals: whether it takes the noise of its steps.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Peer(NamedTuple):
     kappas: tuple[float, ...]
     run: Callable[..., Any]
     arrays: bool = True
+    normals: bool = False
 
 
 def solve(
@@ -90,6 +93,7 @@ def solve(
     *,
     kappa: float = 0.0,
     seed: int = 0,
+    normals: Normals | None = None,
 ) -> Run:
     """Samples of the peer `name` with at most `nfe` evaluations (for adaptive solvers: as many as the tolerance takes).
 
@@ -101,8 +105,12 @@ def solve(
         nfe: budget of evaluations.
         kappa: relative diffusion; the noise of SDE samplers is drawn from `seed`.
         seed: of the noise.
+        normals: for a sampler that takes them, in place of noise of its own: the angles of its steps, without the end,
+            to the start state and the standard normals of all steps but the last, which has no noise.
     """
     peer = PEERS[name]
+    if normals is not None and not peer.normals:
+        raise ValueError(f"expected no `normals`, because {name} draws its noise itself")
     if kappa not in peer.kappas and not (kappa > 0 and not peer.kappas):
         raise ValueError(f"expected `kappa` in {peer.kappas or 'the positive numbers'} for {name}, got {kappa}")
     if isinstance(grid, str) and grid not in peer.grids:
@@ -118,7 +126,8 @@ def solve(
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        samples = peer.run(grid, counted, torch.from_numpy(np.array(noise)), nfe, kappa)
+        more = {} if normals is None else {"normals": normals}
+        samples = peer.run(grid, counted, torch.from_numpy(np.array(noise)), nfe, kappa, **more)
     return Run(samples.numpy().astype(noise.dtype), calls)
 
 
@@ -193,7 +202,15 @@ def _start(grid: str | np.ndarray, level: float, x: Any) -> Any:
 
 
 def _multistep(
-    scheduler: Any, first: float, last: float, grid: str | np.ndarray, velocity: Any, x: Any, steps: int, kappa: float
+    scheduler: Any,
+    first: float,
+    last: float,
+    grid: str | np.ndarray,
+    velocity: Any,
+    x: Any,
+    steps: int,
+    kappa: float,
+    normals: Normals | None = None,
 ) -> Any:
     """DPM-Solver++, UniPC and SA-Solver: the native flow grids by shift, all others as a table of noise levels.
 
@@ -214,10 +231,15 @@ def _multistep(
         levels[-1] = min(last, levels[-2] / 2)
         scheduler.sigmas = torch.from_numpy(levels.astype(np.float32))
     scheduler.set_begin_index(0)
+    noise: list[dict[str, Any]] = [{} for _ in range(steps)]
+    if normals is not None:
+        levels = scheduler.sigmas[:-1].double().numpy()
+        x, *drawn = torch.tensor(normals(np.arctan2(1 - levels, levels)))
+        noise = [{"variance_noise": normal} for normal in (*drawn, torch.zeros_like(x))]
     x = _start(grid, float(scheduler.sigmas[0]), x)
     for step, timestep in enumerate(scheduler.timesteps):
         v = -velocity(1 - scheduler.sigmas[step].double(), x)
-        x = scheduler.step(v, timestep, x, return_dict=False)[0].to(x.dtype)
+        x = scheduler.step(v, timestep, x, return_dict=False, **noise[step])[0].to(x.dtype)
     return x
 
 
@@ -439,15 +461,13 @@ PEERS = {
             for kind, order in (("vAB", 2), ("vAB", 3), ("zAB", 2), ("zEAB", 2), ("zEAB", 3), ("xEAB", 2), ("xEAB", 3))
         ),
         Peer("torchdiffeq dopri5", "torchdiffeq", TOLERANCES, _any, _ODE, _dopri5, arrays=False),
-        Peer("diffusers SDE-DPM-Solver++(1)", "diffusers", _FULL_GRIDS, _all, _SDE, _dpm(1, "sde-dpmsolver++")),
-        Peer("diffusers SDE-DPM-Solver++(2M)", "diffusers", GRIDS, _all, _SDE, _dpm(2, "sde-dpmsolver++")),
-        Peer(
-            "diffusers SDE-DPM-Solver++(2M), heun",
-            "diffusers",
-            GRIDS,
-            _all,
-            _SDE,
-            _dpm(2, "sde-dpmsolver++", solver_type="heun"),
+        *(
+            Peer(f"diffusers SDE-DPM-Solver++{name}", "diffusers", grids, _all, _SDE, run, normals=True)
+            for name, grids, run in (
+                ("(1)", _FULL_GRIDS, _dpm(1, "sde-dpmsolver++")),
+                ("(2M)", GRIDS, _dpm(2, "sde-dpmsolver++")),
+                ("(2M), heun", GRIDS, _dpm(2, "sde-dpmsolver++", solver_type="heun")),
+            )
         ),
         Peer("diffusers SA-Solver, order 1", "diffusers", _FULL_GRIDS, _all, (), _sa_solver(1, 1)),
         Peer("diffusers SA-Solver, order 2", "diffusers", _FULL_GRIDS, _all, (), _sa_solver(2, 2)),

@@ -28,6 +28,7 @@ from lazysi import metrics
 from lazysi.cli.tune import ODE_NUMBER, SDE_NUMBER
 from lazysi.common_noise import CommonNoise, default_table, table_of
 from lazysi.defaults import fine_options
+from lazysi.fields import Field
 from lazysi.multistep import Table, log_variable
 from lazysi.tuning import FINE
 
@@ -102,8 +103,8 @@ class Sampler(NamedTuple):
         grids: names; tolerances of an adaptive sampler.
         budget: most evaluations.
         run: (grid, count) -> samples and evaluations, for the first `count` samples.
-        table: grid -> table of the recurrence that it is, for samplers of the SDE that are one: they can have the noise
-            of fine-grid samples.
+        shared: (grid, field, noise) -> samples from the noise of fine-grid samples, for samplers of the SDE that can
+            have it.
     """
 
     kind: str
@@ -111,12 +112,27 @@ class Sampler(NamedTuple):
     grids: tuple[str, ...]
     budget: int
     run: Callable[[str, int], Run]
-    table: Callable[[str], Table] | None = None
+    shared: Callable[[str, Field, CommonNoise], np.ndarray] | None = None
 
 
 def others(kind: str) -> bool:
     """Whether a sampler of this kind is a baseline."""
     return kind in {"peer", "restated"}
+
+
+def _of_table(table: Callable[[str], Table]) -> Callable[[str, Field, CommonNoise], np.ndarray]:
+    """`Sampler.shared` of a recurrence, from its table on a grid."""
+    return lambda grid, field, noise: noise.samples(table(grid))
+
+
+def _of_peer(name: str, n: int, kappa: float) -> Callable[[str, Field, CommonNoise], np.ndarray]:
+    """`Sampler.shared` of a sampler of another library."""
+
+    def run(grid: str, field: Field, noise: CommonNoise) -> np.ndarray:
+        start = np.asarray(noise.noise.start())
+        return solve(name, grid, Velocity(field), start, n, kappa=kappa, normals=noise.until).samples
+
+    return run
 
 
 def features_of(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
@@ -176,14 +192,16 @@ class Case:
         options |= {"kappa": self.kappa, "dtype": self.problem.dtype, "chunk_size": min(count, self.problem.chunk)}
         return Run(np.asarray(lz.sample(key, self.field(count), shape, steps=n, **options)), n)
 
-    def shared(self, table: Table, count: int, *, seed: int, steps: int) -> np.ndarray:
-        """The first `count` samples of a table of the SDE, from the noise of `fine(seed, steps)`."""
+    def shared(
+        self, run: Callable[[Field, CommonNoise], np.ndarray], count: int, *, seed: int, steps: int
+    ) -> np.ndarray:
+        """The first `count` samples of a sampler of the SDE, from the noise of `fine(seed, steps)`."""
         parts, size, event = [], self.problem.chunk, self.problem.event
         for first in range(0, count, size):
             indices = np.arange(first, min(first + size, count))
             field, key = self.field(len(indices)), jax.random.key(seed)
             noise = CommonNoise(key, field, indices, event, self.kappa, steps, self.problem.dtype)
-            parts.append(noise.samples(table))
+            parts.append(run(field, noise))
         return np.concatenate(parts)
 
     def fine(self, seed: int, steps: int = LAW_STEPS) -> np.ndarray:
@@ -254,13 +272,13 @@ class Case:
 
         One that makes an even or an odd number of evaluations takes part with the largest that is at most n.
         """
-        default = (lambda grid: default_table(n, self.kappa, self.problem.event)) if self.kappa else None
+        default = _of_table(lambda grid: default_table(n, self.kappa, self.problem.event)) if self.kappa else None
         yield Sampler("ours", "default", (OWN,), n, lambda grid, count: self.ours(count, n), default)
         bundled = self.bundled_plan(n)
         # a field of the bundled plans is tuned on here only where the package has none for any number of steps
         if bundled is not None or (n in TUNED and not (self.problem.name in BUNDLED and self.kappa in {0, 1})):
             label = f"{self.trials} trials" if bundled is None else "bundled"
-            planned = (lambda grid: self.plan(n).table) if self.kappa else None
+            planned = _of_table(lambda grid: self.plan(n).table) if self.kappa else None
             yield Sampler(
                 "tuned", "plan", (label,), n, lambda grid, count: self.ours(count, n, plan=self.plan(n)), planned
             )
@@ -279,23 +297,25 @@ class Case:
                     numbers = jnp.asarray(angles(grid, n)), jnp.asarray(self.kappa, float), jnp.asarray(True)
                     return table_of(options["solver"], options["frame"], *numbers)
 
-                tabulated = table if self.kappa and "solver" in options else None
-                yield Sampler(kind, name, NOISE_GRIDS, n, on_grid, tabulated)
+                shared = _of_table(table) if self.kappa and "solver" in options else None
+                yield Sampler(kind, name, NOISE_GRIDS, n, on_grid, shared)
         for name, peer in PEERS.items():
             samples_it = self.kappa in peer.kappas or (self.kappa > 0 and not peer.kappas)
             if available(peer) and samples_it and (name in ADAPTIVE or 0 < peer.evaluations(n) <= n):
                 run = functools.partial(self.peer, name)
-                yield Sampler("peer", name, peer.grids, n, lambda grid, count, run=run: run(grid, count, n))
+                shared = _of_peer(name, n, self.kappa) if peer.normals else None
+                yield Sampler("peer", name, peer.grids, n, lambda grid, count, run=run: run(grid, count, n), shared)
 
     def attempt(self, sampler: Sampler, grid: str, count: int, *, law: tuple[int, int] | None = None) -> Run:
         """A run; NaN where the sampler refuses the grid at this number of steps.
 
-        With `law`, seed and steps of fine-grid samples, a sampler that is a table has their noise.
+        With `law`, seed and steps of fine-grid samples, a sampler that can have their noise has it.
         """
         try:
-            if law is not None and sampler.table is not None:
+            if law is not None and sampler.shared is not None:
                 seed, steps = law
-                return Run(self.shared(sampler.table(grid), count, seed=seed, steps=steps), sampler.budget)
+                run = functools.partial(sampler.shared, grid)
+                return Run(self.shared(run, count, seed=seed, steps=steps), sampler.budget)
             return sampler.run(grid, count)
         except (AssertionError, ValueError, RuntimeError) as refusal:  # torchdiffeq asserts that its step is not 0
             print(f"{sampler.name}, {grid}, {sampler.budget} evaluations: {refusal}")

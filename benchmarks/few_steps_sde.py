@@ -7,10 +7,10 @@
 
 Against two draws of the sampler's own fine-grid law: sliced 2-Wasserstein distance W and Frechet distance in features
 (the classifier's for Fashion-MNIST, the values themselves elsewhere), what the draws have between them (the floor), and
-total standard deviation; means over draws and pairs of draws. Samplers that are tables (the default, plans, all that
-are restated but Euler-Maruyama) have the noise of each draw of the law in turn, and are compared with the other draw,
-as that one is: what the draws have by chance is then in both distances, and cancels. The samplers of other libraries
-have noise of their own. Every baseline on all its grids with a few samples, of which the best two of each are kept;
+total standard deviation; means over draws and pairs of draws. The default, plans, all that are restated but
+Euler-Maruyama, and SDE-DPM-Solver++ of diffusers have the noise of each draw of the law in turn, and are compared with
+the other draw, as that one is: what the draws have by chance is then in both distances, and cancels. Other samplers of
+other libraries have noise of their own. Every baseline on all its grids with a few samples, of which the best two of each are kept;
 with all samples, and for the others' samplers on other noise, the default, the plan and the nearest baselines: three of
 SDE-DPM-Solver++(2M)'s (in four versions: two restated, two of diffusers) and the nearest restated one, one of
 Euler-Maruyama's and one of all others'. Rows are in results/few_steps_sde.csv and are not run again.
@@ -120,7 +120,7 @@ class Laws:
 
     def sets(self, case: Case, sampler: Sampler, grid: str) -> list[np.ndarray]:
         """Samples from the noise of each draw, where the sampler can have it, else one set of other noise."""
-        seeds = LAW_SEEDS if sampler.table else LAW_SEEDS[:1]
+        seeds = LAW_SEEDS if sampler.shared else LAW_SEEDS[:1]
         return [case.attempt(sampler, grid, case.count, law=(seed, self.steps)).samples for seed in seeds]
 
     def compare(self, case: Case, sampler: Sampler, grid: str) -> Row:

@@ -74,11 +74,15 @@ class CommonNoise:
         self.predict = asking(field, np.dtype(dtype))
 
     def normals(self, table: Table) -> Float[np.ndarray, "steps-1 batch *event"]:
-        """Start and noise of a table's steps, as increments of the Brownian motion of the fine samples."""
-        angles = np.asarray(table.angles, float)
-        if len(angles) == 2:
+        """Start and noise of a table's steps."""
+        return self.until(np.asarray(table.angles, float)[1:-1])
+
+    def until(self, angles: Float[np.ndarray, " steps"]) -> Float[np.ndarray, "steps batch *event"]:
+        """Standard normals of the steps from 0 to the first of these angles, and from each to the next, as increments
+        of the Brownian motion of the fine samples; of the start state where there is no angle."""
+        if len(angles) == 0:
             return np.asarray(self.noise.start())[None]
-        return np.asarray(self.noise.shared(self.clock, point_clock(angles[:-1], self.kappa)))
+        return np.asarray(self.noise.shared(self.clock, point_clock(np.append(0.0, angles), self.kappa)))
 
     def samples(self, table: Table) -> Float[np.ndarray, "batch *event"]:
         """Samples by a table, mean 0 and one frame for all directions."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from restated import sde_dpm_solver
 
 LIBRARIES = ("torch", "diffusers", "flow_matching", "azula", "torchdiffeq")
 if any(importlib.util.find_spec(name) is None for name in LIBRARIES):
@@ -17,6 +18,7 @@ _SPEC.loader.exec_module(peers)
 pytestmark = pytest.mark.filterwarnings("default")  # of PyTorch and the libraries
 
 MEAN, STD = 2.0, 0.5
+SINGLE = 1e-5  # the table of noise levels is in float32
 NOISE = np.random.RandomState(0).standard_normal((4096, 4))  # five standard errors: .020 of the mean, .014 of the std
 # of mean and standard deviation in 16 evaluations, on the better of two grids; measured .020 and less
 NEAR = 0.03
@@ -88,6 +90,30 @@ def test_grids_rise_from_noise_to_data(grid):
 def test_an_array_is_taken_for_the_grid_it_is():
     by_name, by_array = (run("azula vAB-2", grid, 8).samples for grid in ("log SNR", peers.angles("log SNR", 8)))
     np.testing.assert_array_equal(by_name, by_array)
+
+
+@pytest.mark.parametrize(("name", "order"), [("(1)", 1), ("(2M)", 2)])
+def test_given_noise_is_that_of_the_steps(name, order):
+    grid = np.append(np.linspace(0.2, 1.4, 6), np.pi / 2)
+    normals, asked = np.random.RandomState(1).standard_normal((6, 64, 4)), []
+
+    def drawn(angles):
+        asked.append(angles)
+        return normals
+
+    def data(angle, u):
+        size = np.sin(angle) + np.cos(angle)  # of a unit state over the linear one
+        time, x = np.sin(angle) / size, u / size
+        return x + (1 - time) * velocity(time, x)
+
+    solver = f"diffusers SDE-DPM-Solver++{name}"
+    samples = peers.solve(solver, grid, velocity, NOISE[:64], 6, kappa=1.0, normals=drawn).samples
+    np.testing.assert_allclose(asked, [grid[:-1]], atol=SINGLE)
+    start = (np.sin(0.2) + np.cos(0.2)) * normals[0]
+    expected = sde_dpm_solver(data, grid, start, np.concatenate([normals[1:], 0 * normals[:1]]), order)
+    np.testing.assert_allclose(samples, expected, atol=SINGLE)
+    with pytest.raises(ValueError, match="draws its noise itself"):
+        peers.solve("azula DDPM", "shift 1", velocity, NOISE[:64], 6, kappa=1.0, normals=drawn)
 
 
 def test_unknown_grids_and_kappas_are_refused():
