@@ -81,7 +81,7 @@ def measure(name: str, steps: int, kappa: float, count: int, fine: int, *, keep:
     case = Case(name, count, kappa=kappa, seed=SEED, cache=CACHE if keep else None)
     law, rows = case.fine(SEED, fine), []
     for method, shift, table in tables(steps, kappa, case.problem.event):
-        samples = case.shared(table, count, seed=SEED, steps=fine)
+        samples = case.shared(lambda _, noise, table=table: noise.samples(table), count, seed=SEED, steps=fine)
         energy, error, variance = float("nan"), float("nan"), float("nan")
         if np.isfinite(samples).all():
             # less that of the law to itself, which is 0
