@@ -5,9 +5,9 @@
 | 1 step | frozen step of the lazy frame | the same |
 | 2 to 3 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
 | 4 | the same | order 2: point frame in linear time, corrector |
-| 5 to 7 | order 2: lazy frame in the angle, corrector | the same, a fifth of a Gaussian, 0.9 of a line |
+| 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
 | 8 to 9 | a line, with the corrector of order 3 | the same |
-| 10 to 23 | the same, frozen step last | that of 4 steps |
+| 10 to 23 | the same, frozen step last | the same |
 | more | order 3, frozen step last | the same |
 
 All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
@@ -16,8 +16,8 @@ The grid is of steps of linear time with a shift that grows with the number of e
 1.3 (for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8
 steps on (for 784 entries and more; what is above 1 grows with the logarithm of their number). For the SDE the shift
 falls with the number of steps: it is 4.5 / steps up to 3 steps and 5 / steps in 4, at least 0.75 for any number of
-entries; then the larger of 5 / steps and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, with half of
-the growth in them).
+entries; then the larger of 5 / steps and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, from 10
+steps on with half of the growth in them).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -42,9 +42,8 @@ FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 4, 7, 9, 23  # most steps w
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 ODE_SHIFT = 1.3
-ANGLE_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9  # most steps of the SDE in the angle, with a least shift, with the next two
-SHORT_SDE_EXTRAPOLATION = 0.9  # of what a line adds
-SHORT_SDE_WEIGHT, SHORT_SDE_STD = 0.2, 0.5  # of the frame's Gaussian
+# most steps of the SDE in the angle, with a least shift, with the whole growth of the shift
+ANGLE_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 # from so many steps on: power of the grid at the data
@@ -97,9 +96,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     flat = steps <= FLAT_ODE
     in_time = jnp.where(noisy, steps > ANGLE_SDE, flat)
     frame = flat_frame() if flat else gaussian_frame()
-    short = FEW_SDE < steps <= SHORT_SDE  # one Gaussian then
-    weights = jnp.where(noisy, SHORT_SDE_WEIGHT if short else 0.0, frame.weights)
-    frame = Frame(weights, jnp.where(noisy & short, SHORT_SDE_STD, frame.stds), frame.moments)
+    frame = Frame(jnp.where(noisy, 0.0, frame.weights), frame.stds, frame.moments)
 
     def variable(l: Array) -> Array:  # noqa: E741
         return jnp.where(in_time, time_variable(l), angle_variable(l))
@@ -109,13 +106,12 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         corrector=jnp.where(noisy | (not flat), 1.0, FLAT_CORRECTOR),
         curvature=float(steps > LINE_ODE),
         variable=variable,
-        extrapolation=jnp.where(noisy & short, SHORT_SDE_EXTRAPOLATION, 1.0),
     )
     if steps <= FEW_SDE:
         of_sde = max((ANGLE_SDE_SHIFT if steps <= ANGLE_SDE else TIME_SDE_SHIFT) / steps * of_size, LEAST_SDE_RANGE[1])
     else:
         least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
-        of_sde = max(TIME_SDE_SHIFT / steps, least) * math.sqrt(of_size)
+        of_sde = max(TIME_SDE_SHIFT / steps, least) * (of_size if steps <= SHORT_SDE else math.sqrt(of_size))
     shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size)
     denoise = noisy | (steps <= DENOISED_ODE)
     return Method(frame, solver, denoise, shift.astype(kappa.dtype), end, in_time)

@@ -295,18 +295,17 @@ def test_default_of_the_ode(steps, order, curvature, end):
 
 
 @pytest.mark.parametrize(
-    ("steps", "in_time", "weight", "shift"),
-    [(3, False, 0, 1.5), (4, True, 0, 1.25), (5, True, 0.2, 1.0), (9, True, 0.2, 2 / 3)]
-    + [(10, True, 0, 0.6), (12, True, 0, 0.5), (200, True, 0, 0.5)],
+    ("steps", "in_time", "shift"),
+    [(3, False, 1.5), (4, True, 1.25), (5, True, 1.0), (9, True, 2 / 3), (10, True, 0.6), (12, True, 0.5)]
+    + [(200, True, 0.5)],
 )
-def test_default_of_the_sde(steps, in_time, weight, shift):
+def test_default_of_the_sde(steps, in_time, shift):
     """Variable, frame, extrapolation and grid by the number of steps; the shift grows with the number of entries."""
     of = lambda entries: default_method(steps, jnp.ones(()), None, entries, one_path=False)  # noqa: E731
-    image, growth = of(784), 1 / 7 if steps <= 4 else 1 / 14
+    image, growth = of(784), 1 / 7 if steps <= 9 else 1 / 14
     assert (bool(image.in_time), int(image.solver.accuracy), float(image.solver.rule.corrector)) == (in_time, 2, 1)
-    assert float(jnp.sum(image.frame.weights)) == pytest.approx(weight)
-    assert float(image.solver.rule.extrapolation) == pytest.approx(0.9 if weight else 1)
-    assert not weight or image.frame.stds.tolist() == [0.5]
+    assert float(jnp.sum(jnp.abs(image.frame.weights))) == 0
+    assert float(image.solver.rule.extrapolation) == 1
     np.testing.assert_allclose([image.shift, image.end], [shift, 1], rtol=1e-6)
     np.testing.assert_allclose(of(3072).shift, shift * (3072 / 784) ** growth, rtol=1e-6)
     least = 0.75 if steps <= 4 else 0
