@@ -10,10 +10,10 @@ Against two draws of the sampler's own fine-grid law: sliced 2-Wasserstein dista
 total standard deviation; means over draws and pairs of draws. The default, plans, all that are restated but
 Euler-Maruyama, and SDE-DPM-Solver++ of diffusers have the noise of each draw of the law in turn, and are compared with
 the other draw, as that one is: what the draws have by chance is then in both distances, and cancels. Other samplers of
-other libraries have noise of their own. Every baseline on all its grids with a few samples, of which the best two of each are kept;
-with all samples, and for the others' samplers on other noise, the default, the plan and the nearest baselines: three of
-SDE-DPM-Solver++(2M)'s (in four versions: two restated, two of diffusers) and the nearest restated one, one of
-Euler-Maruyama's and one of all others'. Rows are in results/few_steps_sde.csv and are not run again.
+other libraries have noise of their own. Every baseline on all its grids with a few samples, of which the best two of
+each are kept; with all samples, and for the others' samplers on other noise, the default, the plan and the nearest
+baselines: three of SDE-DPM-Solver++(2M)'s (in four versions: two restated, two of diffusers) and the nearest restated
+one, one of Euler-Maruyama's and one of all others'. Rows are in results/few_steps_sde.csv and are not run again.
 
 Excess. Even a sampler with the right law has the floor as its distance, because draws are finite. To leading order the
 draws add to W^2, not to W, so that the unbiased excess is W^2 - floor^2, here as a signed root (negative where the
@@ -291,14 +291,19 @@ def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
 
 
 def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
-    """One panel per field and kappa that there are rows of: least sliced distances, and the floor."""
+    """One panel per field and kappa that ours ran on: least sliced distances, and the floor."""
     import matplotlib.pyplot as plt
 
-    panels = sorted(cases(rows), key=lambda case: (case[1], case[0]))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.3), squeeze=False, layout="constrained")
-    for axis, (field, kappa) in zip(axes[0], panels, strict=True):
+    # without what has only runs that chose grids, of fewer samples
+    complete = {(row.field, row.kappa) for row in rows if row.kind == "ours"}
+    panels = sorted(complete, key=lambda case: (case[1], case[0]))
+    columns = min(len(panels), 3)
+    size = (4 * columns, 3.3 * -(-len(panels) // columns))
+    figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.ravel()[len(panels) :]:
+        axis.remove()
+    for axis, (field, kappa) in zip(axes.ravel(), panels, strict=False):
         here = {n: compared(rows, field, kappa, n, count) for n in budgets}
-        # without what has only runs that chose grids, of fewer samples
         ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
         for label, members in {
             SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
@@ -310,7 +315,8 @@ def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
         floors = [least(here[n], "sliced_floor") for n in ran]
         axis.plot(ran, floors, color="grey", linestyle="dashed", label="draws of the law")
         label_axes(axis, f"{field}, kappa {kappa:g}", ran)
-    axes[0, 0].set_ylabel("sliced W2 to the fine-grid law")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("sliced W2 to the fine-grid law")
     axes[0, 0].legend(fontsize=7)
     figure.savefig(file, dpi=130)
     plt.close(figure)
