@@ -30,7 +30,7 @@ import lazysi as lz  # noqa: E402
 from lazysi.defaults import DENOISED_ODE, by_entries  # noqa: E402
 from lazysi.multistep import time_variable  # noqa: E402
 
-EVALUATIONS = (4, 6, 8, 16, 24)
+EVALUATIONS = (2, 3, 4, 6, 8, 16, 24)
 COUNTS = {"mixture": 4096, "digits density": 2048, "digits": 512, "digits, guidance 2": 512}
 COUNT, SEED = 40, 5  # samples of the larger network; noise
 SHIFTS, POWERS = (1.0, 1.3, 1.6), (1.0, 1.25, 1.5)
@@ -54,13 +54,15 @@ COLUMNS = ("field", "evaluations", "method", "shift", "power", "over the default
 
 
 def methods(few: bool) -> dict[str, dict[str, Any]]:
-    """Options of `lz.sample`; the flat frame in few steps alone."""
+    """Options of `lz.sample`; the flat frame and parts of the correction in few steps alone."""
     lazy, flat = lz.gaussian_frame(), lz.flat_frame()
     found: dict[str, dict[str, Any]] = {
         "lazy, order 2": {"frame": lazy, "solver": lz.Multistep(2, corrector=True)},
         "lazy, line, corrector of order 3": {"frame": lazy, "solver": lz.Multistep(3, corrector=True, curvature=0.0)},
         "lazy, order 3": {"frame": lazy, "solver": lz.Multistep(3, corrector=True)},
     }
+    for amount in (0.0, 0.25) if few else ():
+        found[f"lazy, order 2, corrector {amount:g}"] = {"frame": lazy, "solver": lz.Multistep(2, corrector=amount)}
     for amount in (0.0, 0.25, 0.5) if few else ():
         solver = lz.Multistep(2, corrector=amount, variable=time_variable)
         found[f"flat, order 2, corrector {amount:g}"] = {"frame": flat, "solver": solver}

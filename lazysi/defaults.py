@@ -3,7 +3,8 @@
 | | ODE | SDE |
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
-| 2 to 3 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
+| 2 | order 2: lazy frame in the angle | order 2: point frame in the angle, corrector |
+| 3 | order 2: flat frame in linear time, quarter corrector | the same |
 | 4 | the same | order 2: point frame in linear time, corrector |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
 | 8 to 9 | a line, with the corrector of order 3 | the same |
@@ -38,7 +39,7 @@ from lazysi.solvers import Multistep
 
 __all__ = ["Method", "by_entries", "default_method", "fine_options"]
 
-FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 4, 7, 9, 23  # most steps with these methods
+PLAIN_ODE, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 ODE_SHIFT = 1.3
@@ -93,7 +94,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         shift = jnp.where(noisy | (steps <= FLAT_ODE), 1.0, ODE_SHIFT * of_size).astype(kappa.dtype)
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
         return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), shift, end)
-    flat = steps <= FLAT_ODE
+    flat = PLAIN_ODE < steps <= FLAT_ODE
     in_time = jnp.where(noisy, steps > ANGLE_SDE, flat)
     frame = flat_frame() if flat else gaussian_frame()
     frame = Frame(jnp.where(noisy, 0.0, frame.weights), frame.stds, frame.moments)
@@ -103,7 +104,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
-        corrector=jnp.where(noisy | (not flat), 1.0, FLAT_CORRECTOR),
+        corrector=jnp.where(noisy, 1.0, FLAT_CORRECTOR if flat else float(steps > PLAIN_ODE)),
         curvature=float(steps > LINE_ODE),
         variable=variable,
     )

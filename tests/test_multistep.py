@@ -278,14 +278,16 @@ def test_float32_follows_float64(frame, kappa, steps):
 
 
 @pytest.mark.parametrize(
-    ("steps", "order", "curvature", "end"),
-    [(4, 2, 0, 1.0), (5, 2, 0, 1.25), (7, 2, 0, 1.25), (8, 3, 0, 1.5), (24, 3, 1, 1.5)],
+    ("steps", "order", "curvature", "corrector", "end"),
+    [(2, 2, 0, 0, 1.0), (3, 2, 0, 0.25, 1.0), (4, 2, 0, 0.25, 1.0), (5, 2, 0, 1, 1.25), (7, 2, 0, 1, 1.25)]
+    + [(8, 3, 0, 1, 1.5), (24, 3, 1, 1, 1.5)],
 )
-def test_default_of_the_ode(steps, order, curvature, end):
-    """Order, curvature and grid by the number of steps; the power above 1 by the logarithm of the number of entries."""
+def test_default_of_the_ode(steps, order, curvature, corrector, end):
+    """Order, curvature, correction and grid by the number of steps; the power above 1 by the logarithm of the number of entries."""
     of = lambda entries, moments=None: default_method(steps, jnp.zeros(()), moments, entries, one_path=False)  # noqa: E731
     image = of(784)
     assert (int(image.solver.accuracy), float(image.solver.rule.curvature)) == (order, curvature)
+    assert (float(image.solver.rule.corrector), bool(image.in_time)) == (corrector, steps in {3, 4})
     np.testing.assert_allclose([image.shift, image.end], [1.3, end], rtol=1e-6)
     np.testing.assert_allclose([of(3072).shift, of(3072).end], [1.3 * (3072 / 784) ** (1 / 7), end], rtol=1e-6)
     np.testing.assert_allclose(of(28).end, 1 + (end - 1) / 2, rtol=1e-6)
