@@ -1,6 +1,6 @@
 """Which plans come with the package? Fits them to the bundled network, as `lazysi tune` does.
 
-    python benchmarks/make_plans.py                 # all 24: about 3 hours on two cores
+    python benchmarks/make_plans.py                 # all 24: hours on two cores, those with kappa 1 longest
     python benchmarks/make_plans.py --steps 4 6 --kappa 0 --guidance none
 
 One plan for every number of steps, kappa and guidance, into lazysi/assets/plans; those that exist are left alone unless
@@ -21,7 +21,7 @@ from lazysi.models.pretrained import PLAN_GUIDANCE, plan_name
 
 MODEL = "fashion-mnist"
 STEPS = (3, 4, 6, 8, 12, 16)
-COUNTS = {0.0: 128, 1.0: 256}  # samples to fit on, by kappa
+COUNTS = {0.0: 128, 1.0: 1024}  # samples to fit on, by kappa
 FINE = {0.0: 128, 1.0: 64}  # steps of the fine grid; a law of so few samples does not tell 64 from more
 GUIDANCE = {"none": None, f"{PLAN_GUIDANCE:g}": PLAN_GUIDANCE}
 PLANS = Path(lz.__file__).parent / "assets" / "plans"

@@ -4,15 +4,17 @@
 
 Both ask the network 8 times, with the same weights, from start noise to images, on the same device and in the same
 dtype: `lz.sample` against diffusers' UniPC (the usual few-step sampler) and its flow-matching Euler (the cheapest).
-PyTorch runs in inference mode with fused attention: eager and compiled, with all threads and with one (on a GPU also
-with CUDA graphs, and TF32 allowed, as JAX does). Its schedulers are made before, and set to their timesteps inside the
-timed call. All calls take turns, medians are compared, compile time is apart. Everything runs twice, in processes of
-their own: with threads that spin while they wait, as OpenMP has it by default, and with threads that sleep
-(OMP_WAIT_POLICY=PASSIVE), which beside JAX's threads can be the faster one by far; of either run the faster counts, for
-every call. On a CPU both take batches of more than 16 whole and in chunks of 16, whose values stay in its caches. The
-ratios are images per second of the faster of ours over those of the call, above 1 where `lz.sample` is faster; the
-fastest peer is marked. On a GPU bfloat16 networks are compared too. Run it on an idle machine: with one thread the peer
-is indifferent to other work, and JAX is not. Results in results/throughput.csv.
+PyTorch runs in inference mode with fused attention: eager and compiled, with all threads and with one (on a GPU
+compiled with CUDA graphs, and TF32 allowed, as JAX does; there ours is also called under a `jax.jit` of the caller).
+Its schedulers are made before, and set to their timesteps inside the timed call. All calls take turns, medians are
+compared, compile time is apart. Everything runs twice, in processes of their own: with threads that spin while they
+wait, as OpenMP has it by default, and with threads that sleep (OMP_WAIT_POLICY=PASSIVE), which beside JAX's threads can
+be the faster one by far; of either run the faster counts, for every call. (On a GPU, where threads do not compute,
+once.) On a CPU both take batches of more than 16 whole and in chunks of 16, whose values stay in its caches. The ratios
+are images per second of the faster of ours over those of the call, above 1 where `lz.sample` is faster; the fastest
+peer is marked. On a GPU bfloat16 networks are compared too, and batches of 1024. Run it on an idle machine: with one
+thread the peer is indifferent to other work, and JAX is not. Results in results/throughput.csv, of a GPU in
+results/throughput_gpu.csv.
 """
 
 import argparse
@@ -44,6 +46,7 @@ from lazysi.models.sit import SiT
 
 STEPS = 8
 BATCHES, CHUNK = (1, 16, 128), 16
+GPU_BATCHES = (*BATCHES, 1024)
 WEIGHTS = resources.files("lazysi") / "assets" / "fashion-mnist.safetensors"
 COLUMNS = ["dtype", "batch", "call", "OMP_WAIT_POLICY", "first call (s)", "images/s", "ours / this", "quartiles"]
 OURS = "lz.sample"
@@ -71,7 +74,8 @@ def main() -> None:
         timings = list(time_all(1 if arguments.smoke else arguments.repeats, smoke=arguments.smoke))
         arguments.times.write_text(json.dumps(timings))
         return
-    policies = POLICIES if has_peers() else POLICIES[:1]  # of PyTorch's threads
+    gpu = jax.default_backend() == "gpu"
+    policies = POLICIES if has_peers() and not gpu else POLICIES[:1]  # of PyTorch's threads
     if not has_peers():
         print("PyTorch or diffusers is not installed (the extra `parity`): timing lz.sample alone")
     timings = [timing for policy in policies for timing in time_under(policy, sys.argv[1:])]
@@ -79,7 +83,7 @@ def main() -> None:
         f"{STEPS} network evaluations per image",
         COLUMNS,
         list(table(timings)),
-        None if arguments.smoke else "throughput.csv",
+        None if arguments.smoke else "throughput_gpu.csv" if gpu else "throughput.csv",
     )
 
 
@@ -109,10 +113,12 @@ def time_all(repeats: int, *, smoke: bool) -> Iterator[Timing]:
         torch.set_float32_matmul_precision("high" if gpu else "highest")
         print_differences("cuda" if gpu else "cpu")
     for dtype in ("float32", "bfloat16") if gpu else ("float32",):
-        for batch in (2,) if smoke else BATCHES:
+        for batch in (2,) if smoke else GPU_BATCHES if gpu else BATCHES:
             calls: dict[str, Callable[[], Any]] = {}
             for chunk in (batch, CHUNK) if batch > CHUNK and not gpu else (batch,):
-                added = {OURS: jax_call(batch, chunk, dtype)}
+                added: dict[str, Callable[[], Any]] = {OURS: jax_call(batch, chunk, dtype)}
+                if gpu:  # where what Python does before a call takes as long as the network does
+                    added[f"{OURS} under jax.jit"] = jax.jit(jax_call(batch, chunk, dtype))
                 if has_peers():
                     added |= torch_calls(batch, chunk, dtype, "cuda" if gpu else "cpu", smoke=smoke)
                 suffix = "" if chunk == batch else f", chunks of {chunk}"
@@ -121,9 +127,10 @@ def time_all(repeats: int, *, smoke: bool) -> Iterator[Timing]:
 
 
 def jax_call(batch: int, chunk: int, dtype: str) -> Callable[[], Any]:
-    model = lz.load_pretrained("fashion-mnist", dtype=None if dtype == "float32" else dtype)
-    field = model.field(jnp.arange(batch) % model.config.classes)
-    return lambda: lz.sample(jax.random.key(0), field, (batch, *model.shape), steps=STEPS, chunk_size=chunk)
+    half = dtype != "float32"
+    model, key = lz.load_pretrained("fashion-mnist", dtype=dtype if half else None), jax.random.key(0)
+    field = model._replace(flash=half).field(jnp.arange(batch) % model.config.classes)
+    return lambda: lz.sample(key, field, (batch, *model.shape), steps=STEPS, chunk_size=chunk)
 
 
 def torch_calls(batch: int, chunk: int, dtype: str, device: str, *, smoke: bool) -> dict[str, Callable[[], Any]]:
@@ -135,9 +142,8 @@ def torch_calls(batch: int, chunk: int, dtype: str, device: str, *, smoke: bool)
     labels = torch.arange(batch, device=device) % network.config.classes
     shape, threads = (chunk, *network.config.shape), _threads()
     counts = {"": threads, ", one thread": 1} if device == "cpu" and threads > 1 else {"": threads}
-    modes: dict[str, str | None] = {} if smoke else {"compiled": None}
-    if device == "cuda" and not smoke:
-        modes["CUDA graphs"] = "reduce-overhead"
+    compiled_for = {"cuda": {"compiled, CUDA graphs": "reduce-overhead"}, "cpu": {"compiled": None}}
+    modes: dict[str, str | None] = {} if smoke else compiled_for[device]
     variants: dict[str, tuple[Any, int]] = {f"eager{suffix}": (network, n) for suffix, n in counts.items()}
     torch.compiler.reset()  # else the second batch size would be compiled for any size
     for (name, mode), (suffix, n) in itertools.product(modes.items(), counts.items()):
@@ -204,6 +210,7 @@ def measure(batch: int, dtype: str, calls: dict[str, Callable[[], Any]], repeats
         first[name] = time.perf_counter() - start
     policy = os.environ.get("OMP_WAIT_POLICY", "default")
     for name, seconds in interleaved(calls, repeats).items():
+        print(f"{dtype}, batch {batch}, {name}: {np.median(seconds):.3g} s, the first {first[name]:.3g} s", flush=True)
         yield Timing(dtype, batch, name, policy, first[name], seconds.tolist())
 
 
@@ -238,7 +245,9 @@ def print_differences(device: str) -> None:
             x = np.random.RandomState(0).standard_normal((5, *model.shape)).astype(dtype)
             ours = np.asarray(network(jnp.asarray(x), jnp.asarray(0.3, dtype), jnp.asarray(labels)))
         theirs = _torch_sit.load(WEIGHTS, getattr(torch, dtype), device)(
-            torch.from_numpy(x).to(device), torch.tensor(0.3, dtype=getattr(torch, dtype)), torch.from_numpy(labels)
+            torch.from_numpy(x).to(device),
+            torch.tensor(0.3, dtype=getattr(torch, dtype), device=device),
+            torch.from_numpy(labels).to(device),
         )
         difference = np.abs(ours - theirs.cpu().numpy()).max()
         print(f"largest difference between the two networks in {dtype}: {difference:.1e} of {np.abs(ours).max():.2f}")

@@ -32,17 +32,17 @@ class Options(NamedTuple):
     steps: int
     dtype: jnp.dtype
     kappa: Kappa
-    schedule: AbstractSchedule | None
-    solver: diffrax.AbstractSolver | None
-    controller: diffrax.AbstractStepSizeController | None
-    deterministic: bool  # an ODE by construction, whatever kappa is
-    grid: Array | None
-    moments: Moments | None
-    denoise: bool | None
-    tolerance: float | None
-    chunk_size: int | None
-    frame: Frame | None
-    plan: Plan | None
+    schedule: AbstractSchedule | None = None
+    solver: diffrax.AbstractSolver | None = None
+    controller: diffrax.AbstractStepSizeController | None = None
+    deterministic: bool = False  # an ODE by construction, whatever kappa is
+    grid: Array | None = None
+    moments: Moments | None = None
+    denoise: bool | None = None
+    tolerance: float | None = None
+    chunk_size: int | None = None
+    frame: Frame | None = None
+    plan: Plan | None = None
     log_prob: bool = False
     probes: int | None = None  # of the divergence; None is exact
 
@@ -109,7 +109,7 @@ def check_options(
     return Options(
         steps,
         dtype,
-        kappa if callable(kappa) else jnp.asarray(kappa, dtype),
+        kappa if callable(kappa) else _as_scalar(kappa, dtype),
         schedule,
         solver,
         controller,
@@ -124,6 +124,12 @@ def check_options(
         log_prob,
         None if probes is None else count("probes", probes),
     )
+
+
+def _as_scalar(value: ArrayLike, dtype: jnp.dtype) -> Array:
+    """A number as an array; while it is known one of NumPy's, as every operation on a GPU takes its time."""
+    number = known(value)
+    return jnp.asarray(value, dtype) if number is None else number.astype(dtype)  # pyright: ignore[reportReturnType]
 
 
 def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,9 +9,11 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from lazysi.checks import known
 from lazysi.divergence import State
 from lazysi.dynamics import Kappa
 from lazysi.fields import Field
@@ -104,7 +106,6 @@ def sample(
         ((1000, 2), True)
     """
     shape = check_shape(shape)
-    check_field(field, shape[0])
     options = check_options(
         shape[1:],
         steps=steps,
@@ -123,8 +124,8 @@ def sample(
         log_prob=return_log_prob,
         probes=probes,
     )
-    options = tabulated(options, shape[1:])
-    return cast(Array, _sample(key, field, jnp.asarray(first), options, shape=shape))  # a pair, if that is asked for
+    options, first = tabulated(options, shape[1:]), np.asarray(first) if known(first) is not None else first
+    return cast(Array, _sample(key, field, first, options, shape=shape))  # a pair, if that is asked for
 
 
 def sample_path(
@@ -155,7 +156,6 @@ def sample_path(
         ValueError: as `sample`.
     """
     shape = check_shape(shape)
-    check_field(field, shape[0])
     options = check_options(
         shape[1:],
         steps=steps,
@@ -175,8 +175,9 @@ def sample_path(
 
 
 @eqx.filter_jit
-def _sample(key: PRNGKeyArray, field: Field, first: Array, options: Options, *, shape: tuple[int, ...]) -> State:
+def _sample(key: PRNGKeyArray, field: Field, first: ArrayLike, options: Options, *, shape: tuple[int, ...]) -> State:
     batch, chunk = shape[0], options.chunk_size
+    check_field(field, batch)  # while tracing: it goes through all weights
 
     def run(indices: Array) -> State:
         if options.log_prob:
@@ -193,4 +194,5 @@ def _sample(key: PRNGKeyArray, field: Field, first: Array, options: Options, *, 
 
 @eqx.filter_jit
 def _sample_path(key: PRNGKeyArray, field: Field, options: Options, *, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    check_field(field, shape[0])
     return grid_of(options, shape[1:]), solve_for(key, field, jnp.arange(shape[0]), options, shape[1:], save=True)

@@ -11,6 +11,7 @@ With Euler's method these two are x_1 = alpha_1 noise + beta_1 data and x_N = da
 method itself. Its coefficients are tabulated (`steps`), so that it too is one loop, over the number of the step.
 """
 
+import functools
 import math
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lazysi.checks import known
 from lazysi.curves import cosine, half_pi, power
 from lazysi.defaults import Method, default_method
 from lazysi.divergence import (
@@ -140,12 +142,34 @@ def tabulated(options: Options, event: tuple[int, ...]) -> Options:
     """The same with a multistep method as the plan it comes to, made by a program of its own.
 
     So all methods, asked for, default or planned, share the program that follows a table: in a session that compares
-    them it is compiled once for each number of steps, and the network with it.
+    them it is compiled once for each number of steps, and the network with it. That of the default is kept, because to
+    make it takes as long as some evaluations of a small network.
     """
     if not _takes_table(options) or options.plan is not None:
         return options
-    plan = _plan_of(options._replace(chunk_size=None), event)
+    kappa, ours = known(options.kappa), (options.solver, options.frame, options.moments, options.grid)
+    if kappa is not None and all(part is None for part in ours) and isinstance(options.denoise, bool | None):
+        x64 = bool(jax.config.jax_enable_x64)
+        plan = _default_plan(options.steps, options.dtype, float(kappa), options.denoise, options.tolerance, event, x64)
+    else:
+        plan = _plan_of(options._replace(chunk_size=None), event)
     return options._replace(plan=plan, solver=None, frame=None, moments=None, grid=None, denoise=None)
+
+
+@functools.lru_cache(maxsize=256)
+def _default_plan(
+    steps: int,
+    dtype: jnp.dtype,
+    kappa: float,
+    denoise: bool | None,
+    tolerance: float | None,
+    event: tuple[int, ...],
+    x64: bool,
+) -> Plan:
+    """The plan that the default comes to, numbers also while something else is traced."""
+    del x64  # other numbers in the same dtype
+    with jax.ensure_compile_time_eval():
+        return _plan_of(Options(steps, dtype, jnp.asarray(kappa, dtype), denoise=denoise, tolerance=tolerance), event)
 
 
 @eqx.filter_jit

@@ -283,7 +283,7 @@ def test_float32_follows_float64(frame, kappa, steps):
     + [(8, 3, 0, 1, 1.5), (24, 3, 1, 1, 1.5)],
 )
 def test_default_of_the_ode(steps, order, curvature, corrector, end):
-    """Order, curvature, correction and grid by the number of steps; the power above 1 by the logarithm of the number of entries."""
+    """Order, curvature, correction and grid by the number of steps; the power above 1 by the number of entries."""
     of = lambda entries, moments=None: default_method(steps, jnp.zeros(()), moments, entries, one_path=False)  # noqa: E731
     image = of(784)
     assert (int(image.solver.accuracy), float(image.solver.rule.curvature)) == (order, curvature)

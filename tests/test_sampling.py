@@ -13,6 +13,7 @@ from selection import slow_but
 
 import lazysi as lz
 from lazysi.multistep import log_variable
+from lazysi.solving import _default_plan
 
 KEY = jax.random.key(7)
 STANDARD_ERRORS = 5
@@ -382,6 +383,23 @@ def test_a_sweep_compiles_once(name):
     assert first > 0
     assert len(calls) == first
     assert len({float(x[0, 0]) for x in results}) == 3
+
+
+def test_coefficients_of_the_default_are_kept_as_numbers():
+    """Made while something else is traced they serve outside, and in each precision there are its own."""
+    _default_plan.cache_clear()
+    draw = lambda key, mean: lz.sample(key, lz.targets.gaussian(mean, 0.5), (3, 2), steps=7, kappa=0.25)  # noqa: E731
+    inside = jax.jit(draw)(KEY, jnp.ones(2))
+    assert _default_plan.cache_info().misses == 1
+    slope = jax.jacobian(draw, argnums=1)(KEY, jnp.ones(2))
+    outside = draw(KEY, jnp.ones(2))
+    assert _default_plan.cache_info() == (2, 1, 256, 1)
+    np.testing.assert_allclose(inside, outside, rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(jnp.sum(slope, axis=-1), 1.0, rtol=1e-4)  # a sample moves as the mean does
+    with jax.enable_x64(True):
+        accurate = lz.sample(KEY, lz.targets.gaussian(jnp.ones(2), 0.5), (3, 2), steps=7, kappa=0.25, dtype=jnp.float32)
+        assert _default_plan.cache_info().misses == 2
+    np.testing.assert_allclose(accurate, outside, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("options", [{"kappa": 0.5}, {"kappa": 0.5, "schedule": lz.linear()}], ids=["lazy", "linear"])
