@@ -184,7 +184,7 @@ def _sample(key: PRNGKeyArray, field: Field, first: ArrayLike, options: Options,
             return solve_with_density(key, field, indices, options, shape[1:])
         return solve_for(key, field, indices, options, shape[1:], save=False)[-1]
 
-    indices = first + jnp.arange(batch)
+    indices = jnp.asarray(first) + jnp.arange(batch)
     if chunk is None or chunk >= batch:
         return run(indices)
     # the last chunk is filled up with the first samples again, and cut

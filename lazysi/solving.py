@@ -149,8 +149,8 @@ def tabulated(options: Options, event: tuple[int, ...]) -> Options:
         return options
     kappa, ours = known(options.kappa), (options.solver, options.frame, options.moments, options.grid)
     if kappa is not None and all(part is None for part in ours) and isinstance(options.denoise, bool | None):
-        x64 = bool(jax.config.jax_enable_x64)
-        plan = _default_plan(options.steps, options.dtype, float(kappa), options.denoise, options.tolerance, event, x64)
+        numbers = (options.steps, options.dtype, float(kappa), options.denoise, options.tolerance)
+        plan = _default_plan(*numbers, event, jnp.result_type(float))
     else:
         plan = _plan_of(options._replace(chunk_size=None), event)
     return options._replace(plan=plan, solver=None, frame=None, moments=None, grid=None, denoise=None)
@@ -164,10 +164,10 @@ def _default_plan(
     denoise: bool | None,
     tolerance: float | None,
     event: tuple[int, ...],
-    x64: bool,
+    inside: jnp.dtype,
 ) -> Plan:
-    """The plan that the default comes to, numbers also while something else is traced."""
-    del x64  # other numbers in the same dtype
+    """The plan that the default comes to, numbers also while something else is traced; `inside` is JAX's float."""
+    del inside  # in which the coefficients are made: others, in the same dtype
     with jax.ensure_compile_time_eval():
         return _plan_of(Options(steps, dtype, jnp.asarray(kappa, dtype), denoise=denoise, tolerance=tolerance), event)
 
