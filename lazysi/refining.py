@@ -120,8 +120,10 @@ class _Recurrence:
     def __init__(self, table: Table, predict: Predict, normals: np.ndarray) -> None:
         self.table, self.predict, self.normals = table, predict, normals
         self.steps = table.data.shape[0]
-        self.free = _free(self.steps, noisy=len(normals) > 1)
         self.rows, self.angles = rows_of(table), np.asarray(table.angles, float)
+        self.free = _free(self.steps, noisy=len(normals) > 1)
+        if len(normals) > 1 and self.rows[-1, 0] == 0:  # data predictions alone, without the noise of the state
+            self.free[-1, 0] = False
         self.of_rows = np.nonzero(self.free)[0]  # the step of every number
         self.first = np.concatenate([self.rows[self.free], self.angles[1:-1]])
 
@@ -239,7 +241,8 @@ def refine_law(
     report: Callable[[int], None] = lambda number: None,
 ) -> list[Table]:
     """Tables whose weights and angles bring the law of the end states ever nearer to that of some samples, in energy
-    distance: damped Newton steps (others have to decide which is best elsewhere).
+    distance: damped Newton steps (others have to decide which is best elsewhere). A last step without the state, as
+    that of a data prediction is, stays so.
 
     The energy distance is a squared norm of the difference of two laws, ||m_x - m_y||^2. Its Hessian without the second
     derivatives of m_x, the Gauss-Newton part, has for two numbers a and b, with r = x_i - x_j,

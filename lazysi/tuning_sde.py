@@ -148,7 +148,12 @@ def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
     solver = Multistep(order, corrector=corrector, variable=variable, extrapolation=extrapolation, midpoint=midpoint)
     grid = grid_of_parameters(steps, parameters)
     table = table_of(solver, frame, grid, jnp.asarray(kappa, float), jnp.asarray(steps > 1))
-    if steps <= 2:
+    if steps == 1:
         return table
-    go_on = jnp.asarray([sharpening, -sharpening, 0.0, 0.0])
-    return eqx.tree_at(lambda table: table.weights, table, table.weights.at[-1].add(go_on))
+    if steps == 2 or weight > 0:  # the values before the last are no data predictions
+        sharpening = 0.0
+    # The last step in terms of the data prediction alone, as which `refine_law` leaves it. In terms of the frame's Q
+    # and the state, small changes leave noise in the samples, which distances of pixels hardly see and features do.
+    last = table.data.at[-1].set(1.0), table.noise.at[-1].set(0.0), table.stay.at[-1].set(0.0)
+    weights = table.weights.at[-1].set(jnp.asarray([1.0 + sharpening, -sharpening, 0.0, 0.0]))
+    return eqx.tree_at(lambda table: (table.data, table.noise, table.stay, table.weights), table, (*last, weights))

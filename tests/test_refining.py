@@ -130,6 +130,7 @@ def test_the_way_back_to_a_law():
     assert np.all(np.diff(np.asarray(tables[-1].angles)) > 0)
     assert float(tables[-1].spread[0]) == float(wrong.spread[0])  # no noise where the method has none
     assert float(tables[-1].spread[-1]) == 0
+    assert float(tables[-1].stay[-1]) == 0  # still data predictions alone, without the noise of the state
 
 
 def test_large_samples_of_a_law_are_thinned_out(monkeypatch):
