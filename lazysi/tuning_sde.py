@@ -152,8 +152,8 @@ def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
         return table
     if steps == 2 or weight > 0:  # the values before the last are no data predictions
         sharpening = 0.0
-    # The last step in terms of the data prediction alone, as which `refine_law` leaves it. In terms of the frame's Q
-    # and the state, small changes leave noise in the samples, which distances of pixels hardly see and features do.
+    # The last step is the data prediction as the network makes it, and `refine_law` leaves it one. In terms of the
+    # frame's Q and the state, small changes leave noise in the samples: features see it, the distance hardly does.
     last = table.data.at[-1].set(1.0), table.noise.at[-1].set(0.0), table.stay.at[-1].set(0.0)
     weights = table.weights.at[-1].set(jnp.asarray([1.0 + sharpening, -sharpening, 0.0, 0.0]))
     return eqx.tree_at(lambda table: (table.data, table.noise, table.stay, table.weights), table, (*last, weights))

@@ -91,14 +91,14 @@ def test_the_search_for_the_sde_begins_with_the_default_method(steps):
 
 def test_a_candidate_in_a_frame_ends_with_the_data_prediction_alone():
     """As `sample` does in that frame, but in a form whose weights can move without leaving noise."""
-    grid, method = [np.log(1.5), 0.0, 0.0], [0.6, np.log(0.5), 1.0, 0.5, 0.0, 1.0, 0.0, 0.0]
+    grid, method = [np.log(1.5), 0.0, 0.0], [0.6, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     parameters, field, kappa = np.asarray(grid + method), FIELDS["points"](), 1.0
     table = _sde_table(4, kappa, parameters)
     assert (float(table.stay[-1]), float(table.noise[-1]), float(table.spread[-1])) == (0, 0, 0)
     assert float(table.noise[-2]) > 0.05  # before that it is a frame
     plan = lz.Plan(table, lz.isotropic(), jnp.asarray(kappa))
     frame = lz.Frame(jnp.asarray([0.6]), jnp.asarray([0.5]), lz.isotropic())
-    options = {"frame": frame, "solver": lz.Multistep(2, corrector=0.5), "grid": grid_of_parameters(4, parameters)}
+    options = {"frame": frame, "solver": lz.Multistep(2), "grid": grid_of_parameters(4, parameters)}
     asked = lz.sample(KEY, field, (50, 8), steps=4, kappa=kappa, denoise=True, **options)
     np.testing.assert_allclose(lz.sample(KEY, field, (50, 8), plan=plan), asked, atol=1e-5)
 
