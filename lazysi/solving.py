@@ -148,7 +148,8 @@ def tabulated(options: Options, event: tuple[int, ...]) -> Options:
     if not _takes_table(options) or options.plan is not None:
         return options
     kappa, ours = known(options.kappa), (options.solver, options.frame, options.moments, options.grid)
-    if kappa is not None and all(part is None for part in ours) and isinstance(options.denoise, bool | None):
+    usual = all(part is None for part in ours) and isinstance(options.denoise, bool | None)
+    if usual and kappa is not None and jax.sharding.get_abstract_mesh().empty:  # arrays of a mesh stay with it
         numbers = (options.steps, options.dtype, float(kappa), options.denoise, options.tolerance)
         plan = _default_plan(*numbers, event, jnp.result_type(float))
     else:
