@@ -197,19 +197,19 @@ def _require_float64() -> None:
 
 
 _DOUBLE, _SINGLE = np.dtype("float64"), np.dtype("float32")
-_OF_LARGE = 80 if jax.default_backend() == "cpu" else 1000
+LARGE_CHUNK = 80 if jax.default_backend() == "cpu" else 1000
 PROBLEMS = {
     problem.name: problem
     for problem in (
         Problem("mixture", (2,), _DOUBLE, _mixture),
         Problem("digits density", (8, 8, 1), _DOUBLE, _digits_density),
-        Problem("fashion-mnist", (28, 28, 1), _SINGLE, functools.partial(_network, "fashion-mnist", None), _OF_LARGE),
+        Problem("fashion-mnist", (28, 28, 1), _SINGLE, functools.partial(_network, "fashion-mnist", None), LARGE_CHUNK),
         Problem(
             "fashion-mnist, guidance 2",
             (28, 28, 1),
             _SINGLE,
             functools.partial(_network, "fashion-mnist", 2.0),
-            _OF_LARGE,
+            LARGE_CHUNK,
         ),
         Problem("digits", (8, 8, 1), _SINGLE, functools.partial(_network, NETWORK, None)),
         Problem("digits, guidance 2", (8, 8, 1), _SINGLE, functools.partial(_network, NETWORK, 2.0)),

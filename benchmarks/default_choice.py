@@ -1,14 +1,14 @@
 """Which method should the ODE's default be? Behind `lazysi/defaults.py`: its neighbours on every field.
 
-    python benchmarks/default_choice.py                                 # a quarter of an hour on two cores
+    python benchmarks/default_choice.py                                 # half an hour on two cores
     python benchmarks/default_choice.py --fields mixture --evaluations 8
 
 RMS distance to the fine-grid end point over that of the default, with its standard error (bootstrap over samples), on
 other noise than the comparisons with other samplers. Methods: the flat frame in linear time (order 2, three amounts of
-correction), the lazy frame in the angle with full correction (order 2; a line with the corrector of order 3; order 3);
-each on grids of `power_time` with three shifts (times the factor for the number of entries) and three powers at the
-data (taken as far as the default takes its own). The nearest are printed; all are in results/default_choice.csv, where
-those of a field and a number of evaluations replace what was there.
+correction), the lazy frame in the angle with full correction (order 2, in few steps also with none and a quarter; a
+line with the corrector of order 3; order 3); each on grids of `power_time` with three shifts (times the factor for the
+number of entries) and three powers at the data (taken as far as the default takes its own). The nearest are printed;
+all are in results/default_choice.csv, where those of a field and a number of evaluations replace what was there.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
 | 2 | order 2: lazy frame in the angle | order 2: point frame in the angle, corrector |
-| 3 | order 2: flat frame in linear time, quarter corrector | the same |
+| 3 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
 | 4 | the same | order 2: point frame in linear time, corrector |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
 | 8 to 9 | a line, with the corrector of order 3 | the same |

@@ -36,6 +36,7 @@ __all__ = ["HISTORY", "Rule", "Table", "angle_variable", "log_variable", "tabula
 HISTORY = 4  # values of Q that a step can use: three and, for the corrector, the one before
 FAR = 40.0  # e^-40: what is further from the next node in l than this does not count in float64
 PANELS = 4
+EXACT = jax.lax.Precision.HIGHEST  # of products of coefficients, also where those of networks are in fewer bits
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _POINTS = np.concatenate([(_NODES + 1 + 2 * panel) / (2 * PANELS) for panel in range(PANELS)])  # on [0, 1]
 _MEASURES = np.tile(_WEIGHTS / (2 * PANELS), PANELS)
@@ -176,7 +177,7 @@ def _continuation(order: Array, rule: Rule, ticks: Array, places: Array, drift: 
     back = number[:, None] - jnp.arange(HISTORY)  # numbers of the last values
 
     def average(polynomials: Array) -> Array:  # (step, point, value) -> integrals over the step
-        return jnp.einsum("nq...,nqj->nj...", drift, polynomials)
+        return jnp.einsum("nq...,nqj->nj...", drift, polynomials, precision=EXACT)
 
     whole = jnp.sum(drift, axis=1)
     finite = jnp.isfinite(ticks)
@@ -188,7 +189,7 @@ def _continuation(order: Array, rule: Rule, ticks: Array, places: Array, drift: 
     exact = average(jax.vmap(_polynomials)(nodes, used, places))
     bend = average(jax.vmap(_bends)(nodes, used, places))
     middle = jax.vmap(_polynomials)(nodes, used, (ticks[:-1] + ticks[1:])[:, None] / 2)[:, 0]
-    middle = jnp.einsum("n...,nj->nj...", whole, middle)
+    middle = jnp.einsum("n...,nj->nj...", whole, middle, precision=EXACT)
     predict = _choose(rule.midpoint & (orders == 2), middle, exact - (1 - rule.curvature) * bend)
     constant = jnp.zeros_like(predict).at[:, 0].set(whole)
     predict = constant + rule.extrapolation * (predict - constant)

@@ -20,7 +20,7 @@ from lazysi.plans import Plan
 from lazysi.schedules import AbstractSchedule
 from lazysi.solvers import Multistep
 
-__all__ = ["Options", "check_field", "check_options", "check_shape", "count"]
+__all__ = ["Options", "as_index", "check_field", "check_options", "check_shape", "count"]
 
 STEPS = 16  # unless asked for
 END_ERROR = 1e-5  # of the last angle of a grid, which is then set to pi/2: float32 rounding of the user's own formula
@@ -130,6 +130,17 @@ def _as_scalar(value: ArrayLike, dtype: jnp.dtype) -> Array:
     """A number as an array; while it is known one of NumPy's, as every operation on a GPU takes its time."""
     number = known(value)
     return jnp.asarray(value, dtype) if number is None else number.astype(dtype)  # pyright: ignore[reportReturnType]
+
+
+def as_index(value: ArrayLike) -> Array | np.ndarray:
+    """A whole number as an array, where it is no array of JAX's one of NumPy's, as of `_as_scalar`.
+
+    Raises:
+        OverflowError: if it does not fit.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    return np.asarray(operator.index(value), jax.dtypes.canonicalize_dtype(int))  # pyright: ignore[reportArgumentType]
 
 
 def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

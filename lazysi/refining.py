@@ -94,7 +94,7 @@ def follow(table: Table, predict: Predict, normals: np.ndarray) -> np.ndarray:
         normals: standard normal start, and noise of the steps up to the last but one, which has none:
             (at least 1, batch, *event); the start alone for the ODE.
     """
-    return _Recurrence(table, predict, normals).states_of()[-1]
+    return _Recurrence(table, predict, normals, noisy=len(normals) > 1).states_of()[-1]
 
 
 def affordable_rounds(steps: int, trials: int) -> int:
@@ -117,13 +117,16 @@ def _free(steps: int, *, noisy: bool) -> np.ndarray:
 class _Recurrence:
     """States of a table as a function of its numbers: what is free of the rows, and the inner angles."""
 
-    def __init__(self, table: Table, predict: Predict, normals: np.ndarray) -> None:
+    def __init__(self, table: Table, predict: Predict, normals: np.ndarray, *, noisy: bool) -> None:
         self.table, self.predict, self.normals = table, predict, normals
         self.steps = table.data.shape[0]
         self.rows, self.angles = rows_of(table), np.asarray(table.angles, float)
-        self.free = _free(self.steps, noisy=len(normals) > 1)
-        if len(normals) > 1 and self.rows[-1, 0] == 0:  # data predictions alone, without the noise of the state
+        self.free = _free(self.steps, noisy=noisy)
+        in_values = np.asarray(table.noise)[::-1][:HISTORY]  # the noise in Q of the last step and of those before it
+        if noisy and self.rows[-1, 0] == in_values[0] == 0:  # data predictions alone, and no noise comes in
             self.free[-1, 0] = False
+            self.free[-1, 1 : 1 + len(in_values)] &= in_values == 0
+            self.rows[-1, :-1] *= self.free[-1, :-1]
         self.of_rows = np.nonzero(self.free)[0]  # the step of every number
         self.first = np.concatenate([self.rows[self.free], self.angles[1:-1]])
 
@@ -199,7 +202,7 @@ def refine(
     """
     from scipy.optimize import least_squares  # slow to import, and for this alone
 
-    solve = _Recurrence(table, predict, start[None])
+    solve = _Recurrence(table, predict, start[None], noisy=False)
     first = solve.first
     chosen = _chosen(end.size, MOST_EQUATIONS)
     wanted = end.ravel()[chosen].astype(float)
@@ -241,8 +244,8 @@ def refine_law(
     report: Callable[[int], None] = lambda number: None,
 ) -> list[Table]:
     """Tables whose weights and angles bring the law of the end states ever nearer to that of some samples, in energy
-    distance: damped Newton steps (others have to decide which is best elsewhere). A last step without the state, as
-    that of a data prediction is, stays so.
+    distance: damped Newton steps (others have to decide which is best elsewhere). A last step of data
+    predictions alone, without the state, stays one.
 
     The energy distance is a squared norm of the difference of two laws, ||m_x - m_y||^2. Its Hessian without the second
     derivatives of m_x, the Gauss-Newton part, has for two numbers a and b, with r = x_i - x_j,
@@ -261,7 +264,7 @@ def refine_law(
     Returns:
         the table after each round that found a nearer one, the one given first; an empty list where that one fails.
     """
-    solve = _Recurrence(table, predict, normals)
+    solve = _Recurrence(table, predict, normals, noisy=True)
     count, event = len(law), law[0].size
     chosen = _chosen(event, max(1, MOST_ENTRIES // count))
     law = law.reshape(count, event)[:, chosen]

@@ -9,18 +9,16 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from lazysi.checks import known
 from lazysi.divergence import State
 from lazysi.dynamics import Kappa
 from lazysi.fields import Field
 from lazysi.frames import Frame
 from lazysi.grids import Grid
 from lazysi.moments import Moments
-from lazysi.options import STEPS, Options, check_field, check_options, check_shape
+from lazysi.options import STEPS, Options, as_index, check_field, check_options, check_shape
 from lazysi.plans import Plan
 from lazysi.schedules import AbstractSchedule
 from lazysi.solving import grid_of, solve_for, solve_with_density, tabulated
@@ -124,8 +122,8 @@ def sample(
         log_prob=return_log_prob,
         probes=probes,
     )
-    options, first = tabulated(options, shape[1:]), np.asarray(first) if known(first) is not None else first
-    return cast(Array, _sample(key, field, first, options, shape=shape))  # a pair, if that is asked for
+    options = tabulated(options, shape[1:])
+    return cast(Array, _sample(key, field, as_index(first), options, shape=shape))  # a pair, if that is asked for
 
 
 def sample_path(

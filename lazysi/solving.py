@@ -142,15 +142,17 @@ def tabulated(options: Options, event: tuple[int, ...]) -> Options:
     """The same with a multistep method as the plan it comes to, made by a program of its own.
 
     So all methods, asked for, default or planned, share the program that follows a table: in a session that compares
-    them it is compiled once for each number of steps, and the network with it. That of the default is kept, because to
-    make it takes as long as some evaluations of a small network.
+    them it is compiled once for each number of steps, and the network with it. The plan of the default is kept, because
+    making it takes as long as some evaluations of a small network.
     """
     if not _takes_table(options) or options.plan is not None:
         return options
     kappa, ours = known(options.kappa), (options.solver, options.frame, options.moments, options.grid)
     usual = all(part is None for part in ours) and isinstance(options.denoise, bool | None)
-    if usual and kappa is not None and jax.sharding.get_abstract_mesh().empty:  # arrays of a mesh stay with it
-        numbers = (options.steps, options.dtype, float(kappa), options.denoise, options.tolerance)
+    # under a mesh arrays belong to it, and would not serve outside
+    if usual and kappa is not None and jax.sharding.get_abstract_mesh().empty:
+        tolerance = None if options.tolerance is None else float(options.tolerance)
+        numbers = (options.steps, options.dtype, float(kappa), options.denoise, tolerance)
         plan = _default_plan(*numbers, event, jnp.result_type(float))
     else:
         plan = _plan_of(options._replace(chunk_size=None), event)

@@ -112,7 +112,8 @@ class _Draw(CommonNoise):
 
 
 # Parameters of a sampler for the SDE: log shift and logs of two powers of the grid; weight and log standard deviation
-# of the frame; extrapolation; correction; how far the last data prediction goes on along its last change; and, above
+# of the frame; extrapolation; correction; how far the last data prediction goes on along its last change, in the point
+# frame; and, above
 # one half, order 2 rather than 1, a variable other than the angle (log SNR, or linear time below minus one half), a
 # line that counts with its middle.
 _SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3, 0.2, 0.7, 0.7, 0.7])
@@ -150,7 +151,7 @@ def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
     table = table_of(solver, frame, grid, jnp.asarray(kappa, float), jnp.asarray(steps > 1))
     if steps == 1:
         return table
-    if steps == 2 or weight > 0:  # the values before the last are no data predictions
+    if steps == 2 or weight > 0:  # what came before the last data prediction is that of pure noise, or none
         sharpening = 0.0
     # The last step is the data prediction as the network makes it, and `refine_law` leaves it one. In terms of the
     # frame's Q and the state, small changes leave noise in the samples: features see it, the distance hardly does.

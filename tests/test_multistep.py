@@ -288,6 +288,8 @@ def test_default_of_the_ode(steps, order, curvature, corrector, end):
     image = of(784)
     assert (int(image.solver.accuracy), float(image.solver.rule.curvature)) == (order, curvature)
     assert (float(image.solver.rule.corrector), bool(image.in_time)) == (corrector, steps in {3, 4})
+    frame = lz.flat_frame() if steps in {3, 4} else lz.gaussian_frame()
+    np.testing.assert_array_equal(image.frame.stds, frame.stds)
     np.testing.assert_allclose([image.shift, image.end], [1.3, end], rtol=1e-6)
     np.testing.assert_allclose([of(3072).shift, of(3072).end], [1.3 * (3072 / 784) ** (1 / 7), end], rtol=1e-6)
     np.testing.assert_allclose(of(28).end, 1 + (end - 1) / 2, rtol=1e-6)

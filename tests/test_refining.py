@@ -10,6 +10,7 @@ import lazysi as lz
 from lazysi.common_noise import CommonNoise, default_table
 from lazysi.metrics import energy_distance
 from lazysi.refining import _curvature, affordable_rounds, follow, refine, refine_law
+from lazysi.tuning_sde import _sde_table
 
 STEPS, STD = 5, 0.5
 
@@ -131,6 +132,19 @@ def test_the_way_back_to_a_law():
     assert float(tables[-1].spread[0]) == float(wrong.spread[0])  # no noise where the method has none
     assert float(tables[-1].spread[-1]) == 0
     assert float(tables[-1].stay[-1]) == 0  # still data predictions alone, without the noise of the state
+
+
+@pytest.mark.parametrize(("steps", "weight"), [(2, 0.0), (4, 0.6)])
+def test_data_predictions_last_stay_so(steps, weight):
+    """Whatever the frame, no noise of the state comes into the last step, by itself or in an earlier Q."""
+    common, law, _ = sde(steps, 100)
+    parameters = np.asarray([0.3, 0.0, 0.0, weight, np.log(0.5), 1.0, 0.5, 0.3, 1.0, 0.0, 0.0])
+    table = _sde_table(steps, 1.0, parameters)
+    last = refine_law(table, predict, common.normals(table), law, rounds=2)[-1]
+    assert not np.array_equal(last.weights, table.weights)
+    assert float(last.stay[-1]) == 0
+    before = np.arange(steps - 1, -1, -1)[:4]  # the steps whose Q the last one has
+    np.testing.assert_array_equal(np.asarray(last.weights)[-1, : len(before)] * np.asarray(last.noise)[before], 0)
 
 
 def test_large_samples_of_a_law_are_thinned_out(monkeypatch):

@@ -385,6 +385,17 @@ def test_a_sweep_compiles_once(name):
     assert len({float(x[0, 0]) for x in results}) == 3
 
 
+def test_the_first_index_is_a_whole_number_that_fits():
+    field = lz.targets.gaussian(jnp.zeros(2), 0.5)
+    draw = lambda first: lz.sample(KEY, field, (2, 2), steps=2, first=first)  # noqa: E731
+    for first in (3, np.int32(3), jnp.asarray(3)):
+        np.testing.assert_array_equal(draw(first), lz.sample(KEY, field, (5, 2), steps=2)[3:])
+    with pytest.raises(OverflowError):
+        draw(2**32 + 5)
+    with pytest.raises(TypeError):
+        draw(2.5)
+
+
 def test_coefficients_of_the_default_are_kept_as_numbers():
     """Made while something else is traced they serve outside, and in each precision there are its own."""
     _default_plan.cache_clear()
@@ -399,6 +410,10 @@ def test_coefficients_of_the_default_are_kept_as_numbers():
     with jax.enable_x64(True):
         accurate = lz.sample(KEY, lz.targets.gaussian(jnp.ones(2), 0.5), (3, 2), steps=7, kappa=0.25, dtype=jnp.float32)
         assert _default_plan.cache_info().misses == 2
+    for options in ({"denoise": False}, {"brownian_tolerance": 0.01}):
+        other = lz.sample(KEY, lz.targets.gaussian(jnp.ones(2), 0.5), (3, 2), steps=7, kappa=0.25, **options)
+        assert float(jnp.max(jnp.abs(other - outside))) > 1e-3
+    assert _default_plan.cache_info().misses == 4
     np.testing.assert_allclose(accurate, outside, rtol=2e-5, atol=2e-5)
 
 

@@ -90,7 +90,7 @@ def test_the_search_for_the_sde_begins_with_the_default_method(steps):
 
 
 def test_a_candidate_in_a_frame_ends_with_the_data_prediction_alone():
-    """As `sample` does in that frame, but in a form whose weights can move without leaving noise."""
+    """As `sample` does in that frame without correction, in a form whose weights can move without leaving noise."""
     grid, method = [np.log(1.5), 0.0, 0.0], [0.6, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     parameters, field, kappa = np.asarray(grid + method), FIELDS["points"](), 1.0
     table = _sde_table(4, kappa, parameters)
