@@ -49,7 +49,8 @@ __all__ = [
 
 CACHE = Path(__file__).parent / "results" / ".cache"  # of what takes long and can be made again
 TUNED = (3, 4, 6, 8, 12, 16)  # evaluations with a plan
-TRIALS, TUNE_SEED, EXACT_NUMBER = 60, 0, 1024  # of plans; samples for the exact fields, which cost little
+TRIALS, TUNE_SEED = 60, 0  # of plans
+CHEAP_NUMBER, CHEAP_SIZE = 1024, 64  # samples where they cost little: exact fields, and SDEs of so small an event
 LAW_STEPS = 200  # of the fine grid
 BUNDLED = {"fashion-mnist": None, "fashion-mnist, guidance 2": 2.0}  # fields of the bundled plans, with their guidance
 UNTUNED = "shift 1"  # the grid of those who choose none: equal steps of time
@@ -221,12 +222,12 @@ class Case:
             return None
 
     def _plan(self, n: int) -> lz.Plan:
-        """The bundled one, or what `lazysi tune` would make; on exact fields from more samples."""
+        """The bundled one, or what `lazysi tune` would make; from more samples where they cost little."""
         plan = self.bundled_plan(n)
         if plan is not None:
             return plan
-        exact = self.problem.dtype == np.float64
-        number = EXACT_NUMBER if exact else SDE_NUMBER if self.kappa else ODE_NUMBER
+        cheap = self.problem.dtype == np.float64 or (self.kappa > 0 and np.prod(self.problem.event) <= CHEAP_SIZE)
+        number = CHEAP_NUMBER if cheap else SDE_NUMBER if self.kappa else ODE_NUMBER
         name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples, {self.trials} trials"
         path = None if self.cache is None else self.cache / f"{_digest(name)}.json"
         if path is not None and path.exists():
