@@ -30,12 +30,12 @@ from lazysi.checks import known
 from lazysi.curves import AbstractSchedule, as_float
 from lazysi.frames import Frame, point_frame
 from lazysi.grids import Grid
+from lazysi.methods import grid_of, method_of
 from lazysi.moments import Moments, isotropic
 from lazysi.multistep import HISTORY, Table, log_variable
 from lazysi.options import check_options, check_shape, count
 from lazysi.plans import Plan
 from lazysi.solvers import Multistep
-from lazysi.solving import grid_of, method_of
 
 __all__ = ["LearnedSchedule", "LearnedSteps", "learned_plan", "learned_schedule", "learned_steps"]
 

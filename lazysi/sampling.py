@@ -17,11 +17,12 @@ from lazysi.dynamics import Kappa
 from lazysi.fields import Field
 from lazysi.frames import Frame
 from lazysi.grids import Grid
+from lazysi.methods import grid_of, tabulated
 from lazysi.moments import Moments
 from lazysi.options import STEPS, Options, as_index, check_field, check_options, check_shape
 from lazysi.plans import Plan
 from lazysi.schedules import AbstractSchedule
-from lazysi.solving import grid_of, solve_for, solve_with_density, tabulated
+from lazysi.solving import solve_for, solve_with_density
 
 __all__ = ["sample", "sample_path"]
 

@@ -12,8 +12,8 @@ import pytest
 from selection import slow_but
 
 import lazysi as lz
+from lazysi.methods import _default_plan
 from lazysi.multistep import log_variable
-from lazysi.solving import _default_plan
 
 KEY = jax.random.key(7)
 STANDARD_ERRORS = 5
