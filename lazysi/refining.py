@@ -94,7 +94,7 @@ def follow(table: Table, predict: Predict, normals: np.ndarray) -> np.ndarray:
         normals: standard normal start, and noise of the steps up to the last but one, which has none:
             (at least 1, batch, *event); the start alone for the ODE.
     """
-    return _Recurrence(table, predict, normals, noisy=len(normals) > 1).states_of()[-1]
+    return _Recurrence(table, predict, normals).states_of()[-1]
 
 
 def affordable_rounds(steps: int, trials: int) -> int:
@@ -115,15 +115,18 @@ def _free(steps: int, *, noisy: bool) -> np.ndarray:
 
 
 class _Recurrence:
-    """States of a table as a function of its numbers: what is free of the rows, and the inner angles."""
+    """States of a table as a function of its numbers: what is free of the rows, and the inner angles.
 
-    def __init__(self, table: Table, predict: Predict, normals: np.ndarray, *, noisy: bool) -> None:
+    With `for_law` a last step of data predictions alone is free to be another one of these.
+    """
+
+    def __init__(self, table: Table, predict: Predict, normals: np.ndarray, *, for_law: bool = False) -> None:
         self.table, self.predict, self.normals = table, predict, normals
         self.steps = table.data.shape[0]
         self.rows, self.angles = rows_of(table), np.asarray(table.angles, float)
-        self.free = _free(self.steps, noisy=noisy)
+        self.free = _free(self.steps, noisy=for_law or len(normals) > 1)
         in_values = np.asarray(table.noise)[::-1][:HISTORY]  # the noise in Q of the last step and of those before it
-        if noisy and self.rows[-1, 0] == in_values[0] == 0:  # data predictions alone, and no noise comes in
+        if for_law and self.rows[-1, 0] == in_values[0] == 0:
             self.free[-1, 0] = False
             self.free[-1, 1 : 1 + len(in_values)] &= in_values == 0
             self.rows[-1, :-1] *= self.free[-1, :-1]
@@ -202,7 +205,7 @@ def refine(
     """
     from scipy.optimize import least_squares  # slow to import, and for this alone
 
-    solve = _Recurrence(table, predict, start[None], noisy=False)
+    solve = _Recurrence(table, predict, start[None])
     first = solve.first
     chosen = _chosen(end.size, MOST_EQUATIONS)
     wanted = end.ravel()[chosen].astype(float)
@@ -264,7 +267,7 @@ def refine_law(
     Returns:
         the table after each round that found a nearer one, the one given first; an empty list where that one fails.
     """
-    solve = _Recurrence(table, predict, normals, noisy=True)
+    solve = _Recurrence(table, predict, normals, for_law=True)
     count, event = len(law), law[0].size
     chosen = _chosen(event, max(1, MOST_ENTRIES // count))
     law = law.reshape(count, event)[:, chosen]

@@ -168,6 +168,17 @@ def test_following_a_table_is_sampling_with_it():
     np.testing.assert_allclose(follow(table, predict, np.asarray(states[:1])), states[-1], atol=1e-6)
 
 
+def test_following_a_table_with_noise_is_sampling_with_it():
+    """As it is, also where `refine_law` would not have it: earlier Q of a frame in a last step of data predictions."""
+    table = _sde_table(4, 1.0, np.asarray([0.3, 0.0, 0.0, 0.6, np.log(0.5), 1.0, 0.5, 0.0, 1.0, 0.0, 0.0]))
+    key = jax.random.key(0)
+    table = eqx.tree_at(lambda t: t.weights, table, table.weights.at[-1].set(jnp.asarray([1.1, -0.2, 0.1, 0.05])))
+    noise = lz.SampleNoise(key, jnp.arange(5), (3,), jnp.float32)
+    normals = [noise.start(), *(noise.increment(0.0, 1.0, tag=n) for n in (1, 2))]
+    samples = lz.sample(key, field, (5, 3), plan=lz.Plan(table, lz.isotropic(), jnp.ones(())))
+    np.testing.assert_allclose(follow(table, predict, np.asarray(normals)), samples, atol=1e-5)
+
+
 def test_curvature_is_that_of_the_energy_distance_at_the_right_law():
     """Where both sets are the same samples, the part that is left out vanishes: compared with second differences."""
     random = np.random.RandomState(2)
