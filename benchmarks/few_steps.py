@@ -189,6 +189,11 @@ def best_rows(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) ->
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
 
 
+def on_equal_steps_alone(baselines: list[Row]) -> bool:
+    """Whether nobody was run on any other grid."""
+    return {row.grid for row in baselines if row.sampler not in ADAPTIVE} == {UNTUNED}
+
+
 def ratios(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) -> list[list[object]]:
     """RMS of ours over that of the best sampler of others, untuned and on its best grid, and its standard error."""
     table: list[list[object]] = []
@@ -202,8 +207,8 @@ def ratios(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) -> li
                     untuned = [row for row in baselines if row.grid == UNTUNED or row.sampler in ADAPTIVE]
                     complete = {row.sampler for row in untuned} == {row.sampler for row in baselines}
                     baselines = untuned if complete else []
-                elif {row.grid for row in baselines if row.sampler not in ADAPTIVE} == {UNTUNED}:
-                    baselines = []  # nobody was run on any other grid
+                elif on_equal_steps_alone(baselines):
+                    baselines = []
                 value, error = ratio([row for row in here if row.sampler == ours], baselines)
                 values.append(value)
                 errors.append(error)
@@ -223,8 +228,9 @@ def ratio(ours: list[Row], baselines: list[Row]) -> tuple[float, float]:
     return value, value * float(np.sqrt(a**2 + b**2 - 2 * shared * a * b))
 
 
-def draw(rows: list[list[object]], budgets: list[int], file: Path) -> None:
-    """One panel per field: ours against the best of the peers and of the restated samplers."""
+def draw(rows: list[list[object]], budgets: list[int], untuned: set[tuple[str, int]], file: Path) -> None:
+    """One panel per field: ours against the best of the peers and of the restated samplers, which has no point where
+    field and budget are in `untuned`: no baseline has been run but on equal steps."""
     import matplotlib.pyplot as plt
 
     fields = sorted({str(row[0]) for row in rows})
@@ -237,6 +243,8 @@ def draw(rows: list[list[object]], budgets: list[int], file: Path) -> None:
         for label, members in lines.items():
             if members:
                 least = np.fmin.reduce(np.asarray([row[3:] for row in members], float))
+                if label == "best baseline":
+                    least[[(field, n) in untuned for n in budgets]] = np.nan
                 axis.plot(budgets, least, marker="o", markersize=3, label=label)
         measured = np.isfinite(np.asarray([row[3:] for row in here], float)).any(axis=0)
         label_axes(axis, field, [n for n, some in zip(budgets, measured, strict=True) if some])
@@ -274,7 +282,13 @@ def main() -> None:
         None if arguments.smoke else "few_steps_ratios.csv",
     )
     if not arguments.smoke:
-        draw(best, budgets, RESULTS / "few_steps.png")
+        baselines = {
+            (field, n): [row for row in compared(rows, field, n, counts[field]) if others(row.kind)]
+            for field in dict.fromkeys(row.field for row in rows)
+            for n in budgets
+        }
+        untuned = {case for case, members in baselines.items() if on_equal_steps_alone(members)}
+        draw(best, budgets, untuned, RESULTS / "few_steps.png")
 
 
 if __name__ == "__main__":
