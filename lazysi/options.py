@@ -137,6 +137,7 @@ def as_index(value: ArrayLike) -> Array | np.ndarray:
 
     Raises:
         OverflowError: if it does not fit.
+        TypeError: if it is no whole number.
     """
     if isinstance(value, jax.Array):
         return value

@@ -129,7 +129,6 @@ class _Recurrence:
         if for_law and self.rows[-1, 0] == in_values[0] == 0:
             self.free[-1, 0] = False
             self.free[-1, 1 : 1 + len(in_values)] &= in_values == 0
-            self.rows[-1, :-1] *= self.free[-1, :-1]
         self.of_rows = np.nonzero(self.free)[0]  # the step of every number
         self.first = np.concatenate([self.rows[self.free], self.angles[1:-1]])
 
