@@ -31,7 +31,7 @@ best baseline (no figure where that has no excess), standard errors of these rat
 import argparse
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +47,9 @@ from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_o
 from lazysi import metrics  # noqa: E402
 
 EVALUATIONS, KAPPAS = (3, 4, 6, 8, 12, 16), (1.0, 0.25, 2.0)
-COUNT, KEPT = 5000, 2  # samples; grids of a sampler that are kept
+# samples, where they cost little so many that the chance in them is less than what tells samplers apart from 6 steps on
+COUNTS = {"mixture": 50_000, "digits density": 20_000}
+COUNT, KEPT = 5000, 2  # of the others; grids of a sampler that are kept
 # samples on which grids are tried, elsewhere 1000
 SCREEN = {"fashion-mnist": 120, "fashion-mnist, guidance 2": 120, "digits": 250, "digits, guidance 2": 250}
 LAW_SEEDS, SCREEN_SEED, SEED = (10, 11), 7, 20
@@ -176,15 +178,21 @@ def by_excess(rows: list[Row]) -> list[Row]:
 
 
 def measure(
-    names: list[str], kappas: list[float], wanted: list[int], count: int, steps: int, trials: int, file: Path | None
+    names: list[str],
+    kappas: list[float],
+    wanted: list[int],
+    counts: Mapping[str, int],
+    steps: int,
+    trials: int,
+    file: Path | None,
 ) -> list[Row]:
     """Rows of all runs, those in `file` taken from there and the others added to it."""
     rows = read_rows(file, Row)
     cache = None if file is None else CACHE
     for name in names:
         for kappa in kappas:
-            screen = min(SCREEN.get(name, 1000), count // 5)
-            numbers = ((screen, SCREEN_SEED), (count, SEED))
+            screen = min(SCREEN.get(name, 1000), counts[name] // 5)
+            numbers = ((screen, SCREEN_SEED), (counts[name], SEED))
             few, all_of_them = (
                 Case(name, number, kappa=kappa, seed=seed, trials=trials, cache=cache) for number, seed in numbers
             )
@@ -229,6 +237,11 @@ def measure_at(laws: Laws, few: Case, all_of_them: Case, n: int, rows: list[Row]
                 add([laws.compare(all_of_them, sampler, grid)])
 
 
+def sample_counts(count: int | None) -> dict[str, int]:
+    """Samples by field: `count`, or what the field takes by default."""
+    return {name: count or COUNTS.get(name, COUNT) for name in PROBLEMS}
+
+
 def compared(rows: list[Row], field: str, kappa: float, n: int, count: int) -> list[Row]:
     """Finite rows of one comparison, all of `count` samples or, where there are none, of the largest number."""
     here = [row for row in rows if (row.field, row.kappa, row.evaluations) == (field, kappa, n)]
@@ -250,11 +263,11 @@ def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
 
 
-def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]]:
+def ratios(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) -> list[list[object]]:
     """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; total variances over the law's."""
     table: list[list[object]] = []
     for field, kappa in cases(rows):
-        here = {n: compared(rows, field, kappa, n, count) for n in budgets}
+        here = {n: compared(rows, field, kappa, n, counts[field]) for n in budgets}
         for ours in ("default", "plan"):
             mine = {n: [row for row in here[n] if row.sampler == ours] for n in budgets}
             head = [field, f"{kappa:g}", ours]
@@ -290,7 +303,7 @@ def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
     return float(error / (2 * max(np.sqrt(first / second), np.sqrt(error) / 2)))
 
 
-def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
+def draw(rows: list[Row], budgets: list[int], counts: Mapping[str, int], file: Path) -> None:
     """One panel per field and kappa that ours ran on: least sliced distances, and the floor."""
     import matplotlib.pyplot as plt
 
@@ -303,7 +316,7 @@ def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
     for axis in axes.ravel()[len(panels) :]:
         axis.remove()
     for axis, (field, kappa) in zip(axes.ravel(), panels, strict=False):
-        here = {n: compared(rows, field, kappa, n, count) for n in budgets}
+        here = {n: compared(rows, field, kappa, n, counts[field]) for n in budgets}
         ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
         for label, members in {
             SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
@@ -327,26 +340,26 @@ def main() -> None:
     parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--kappa", type=float, nargs="+", default=list(KAPPAS))
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
-    parser.add_argument("--count", type=int, default=COUNT, help="samples of the last comparison")
+    parser.add_argument("--count", type=int, default=None, help="samples of the last comparison (default: by field)")
     parser.add_argument("--trials", type=int, default=TRIALS, help="samplers tried for each plan that is not bundled")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
-    count = 32 if arguments.smoke else arguments.count
+    counts = sample_counts(32 if arguments.smoke else arguments.count)
     if arguments.smoke:
-        rows = measure(["mixture"], [1.0], [3], count, 16, 2, None)
+        rows = measure(["mixture"], [1.0], [3], counts, 16, 2, None)
     else:
         names = [] if arguments.report else arguments.fields
-        rows = measure(names, arguments.kappa, arguments.evaluations, count, LAW_STEPS, arguments.trials, FILE)
+        rows = measure(names, arguments.kappa, arguments.evaluations, counts, LAW_STEPS, arguments.trials, FILE)
     budgets = sorted({row.evaluations for row in rows})
     columns = ["field", "kappa", "kind", "sampler", "samples", *map(str, budgets)]
     file = None if arguments.smoke else "few_steps_sde_best.csv"
     report("Excess of the sliced W2, best grid", columns, best_rows(rows, budgets), file)
     columns = ["field", "kappa", "ours", "others", "measure", *map(str, budgets)]
     file = None if arguments.smoke else "few_steps_sde_ratios.csv"
-    report("Ours over others", columns, ratios(rows, budgets, count), file)
+    report("Ours over others", columns, ratios(rows, budgets, counts), file)
     if rows and not arguments.smoke:
-        draw(rows, budgets, count, RESULTS / "few_steps_sde.png")
+        draw(rows, budgets, counts, RESULTS / "few_steps_sde.png")
 
 
 if __name__ == "__main__":
