@@ -201,7 +201,7 @@ LARGE_CHUNK = 80 if jax.default_backend() == "cpu" else 1000
 PROBLEMS = {
     problem.name: problem
     for problem in (
-        Problem("mixture", (2,), _DOUBLE, _mixture),
+        Problem("mixture", (2,), _DOUBLE, _mixture, 10_000),
         Problem("digits density", (8, 8, 1), _DOUBLE, _digits_density),
         Problem("fashion-mnist", (28, 28, 1), _SINGLE, functools.partial(_network, "fashion-mnist", None), LARGE_CHUNK),
         Problem(
