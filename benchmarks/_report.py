@@ -83,10 +83,9 @@ def cells(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     return [[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows]
 
 
-def chosen_count(rows: Iterable[Any], count: int) -> int:
-    """`count` if there are rows of so many samples, else the largest number of samples that there is; 0 of none."""
-    numbers = {row.samples for row in rows}
-    return count if count in numbers else max(numbers, default=0)
+def most_samples(rows: Iterable[Any]) -> int:
+    """Largest number of samples that a row has: rows of that number are compared; 0 of none."""
+    return max((row.samples for row in rows), default=0)
 
 
 def least(rows: Iterable[Any], measure: str) -> float:

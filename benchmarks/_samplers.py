@@ -155,6 +155,14 @@ def cached(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np
     return np.load(path)
 
 
+@functools.cache
+def _tuner() -> str:
+    """Digest of the code that fits plans, without which an old plan would be kept for one that it no longer makes."""
+    parts = ("tuning", "tuning_ode", "tuning_sde", "searching", "refining", "common_noise", "defaults", "multistep")
+    sources = (Path(lz.__file__).with_name(f"{part}.py").read_bytes() for part in parts)
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+
+
 def _digest(name: str) -> str:
     return hashlib.sha256(f"{name}, lazysi {lz.__version__}".encode()).hexdigest()[:24]
 
@@ -229,6 +237,7 @@ class Case:
         cheap = self.problem.dtype == np.float64 or (self.kappa > 0 and np.prod(self.problem.event) <= CHEAP_SIZE)
         number = CHEAP_NUMBER if cheap else SDE_NUMBER if self.kappa else ODE_NUMBER
         name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples, {self.trials} trials"
+        name += f", {_tuner()}"
         path = None if self.cache is None else self.cache / f"{_digest(name)}.json"
         if path is not None and path.exists():
             return lz.load_plan(path)

@@ -33,7 +33,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS, reference  # noqa: E402
-from _report import RESULTS, append_rows, chosen_count, label_axes, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, label_axes, most_samples, read_rows, report  # noqa: E402
 from _samplers import ADAPTIVE, CACHE, TRIALS, UNTUNED, Case, Sampler, others  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
@@ -171,19 +171,19 @@ def sample_counts(count: int | None) -> dict[str, int]:
     return {name: count or COUNTS.get(name, COUNT) for name in PROBLEMS}
 
 
-def compared(rows: list[Row], field: str, n: int, count: int) -> list[Row]:
-    """Rows that compete at n evaluations, all of `count` samples or, where there are none, of the largest number."""
+def compared(rows: list[Row], field: str, n: int) -> list[Row]:
+    """Rows that compete at n evaluations, all of the largest number of samples."""
     here = [row for row in rows if row.field == field and 0 < row.evaluations <= n]
-    count = chosen_count((row for row in here if row.budget == n and row.sampler not in ADAPTIVE), count)
+    count = most_samples(row for row in here if row.budget == n and row.sampler not in ADAPTIVE)
     return [row for row in here if row.samples == count and (row.budget == n or row.sampler in ADAPTIVE)]
 
 
-def best_rows(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) -> list[list[object]]:
+def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     """For every field, sampler and budget the least RMS over its grids, one row per sampler."""
     table: dict[tuple[str, str, str], dict[int, float]] = {}
     for field in dict.fromkeys(row.field for row in rows):
         for n in budgets:
-            for row in compared(rows, field, n, counts[field]):
+            for row in compared(rows, field, n):
                 line = table.setdefault((field, row.kind, row.sampler), {})
                 line[n] = float(np.fmin(line.get(n, np.nan), row.rms))
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
@@ -194,14 +194,14 @@ def on_equal_steps_alone(baselines: list[Row]) -> bool:
     return {row.grid for row in baselines if row.sampler not in ADAPTIVE} == {UNTUNED}
 
 
-def ratios(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) -> list[list[object]]:
+def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     """RMS of ours over that of the best sampler of others, untuned and on its best grid, and its standard error."""
     table: list[list[object]] = []
     for field in dict.fromkeys(row.field for row in rows):
         for ours, label in (("default", "untuned"), ("default", "best grid"), ("plan", "best grid")):
             values, errors = [], []
             for n in budgets:
-                here = compared(rows, field, n, counts[field])
+                here = compared(rows, field, n)
                 baselines = [row for row in here if others(row.kind)]
                 if label == "untuned":
                     untuned = [row for row in baselines if row.grid == UNTUNED or row.sampler in ADAPTIVE]
@@ -271,19 +271,19 @@ def main() -> None:
         names = [] if arguments.report else arguments.fields
         rows = measure(names, tuple(arguments.evaluations), counts, arguments.trials, FILE, arguments.untuned)
     budgets = sorted({row.budget for row in rows})
-    best = best_rows(rows, budgets, counts)
+    best = best_rows(rows, budgets)
     columns = ["field", "kind", "sampler", *map(str, budgets)]
     report("RMS to the fine-grid end point", columns, best, None if arguments.smoke else "few_steps_best.csv")
     columns = ["field", "ours", "others", "figure", *map(str, budgets)]
     report(
         "RMS of ours over the best of others",
         columns,
-        ratios(rows, budgets, counts),
+        ratios(rows, budgets),
         None if arguments.smoke else "few_steps_ratios.csv",
     )
     if not arguments.smoke:
         baselines = {
-            (field, n): [row for row in compared(rows, field, n, counts[field]) if others(row.kind)]
+            (field, n): [row for row in compared(rows, field, n) if others(row.kind)]
             for field in dict.fromkeys(row.field for row in rows)
             for n in budgets
         }

@@ -14,7 +14,6 @@ results/few_steps_frechet_ratios.csv; and a figure.
 """
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +23,11 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, chosen_count, label_axes, least, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, label_axes, least, most_samples, read_rows, report  # noqa: E402
 from _samplers import CACHE, TRIALS, Case, Sampler, cached, features_of, others  # noqa: E402
 from few_steps import FILE as RMS_FILE  # noqa: E402
 from few_steps import Row as RMSRow  # noqa: E402
-from few_steps import compared, sample_counts  # noqa: E402
+from few_steps import compared  # noqa: E402
 
 from lazysi import metrics  # noqa: E402
 
@@ -77,9 +76,9 @@ class Law:
         return Row(*head, evaluations, count, distance, error, sampler.budget)
 
 
-def best_grids(rows: list[RMSRow], field: str, n: int, count: int) -> dict[str, tuple[float, str]]:
+def best_grids(rows: list[RMSRow], field: str, n: int) -> dict[str, tuple[float, str]]:
     """Least RMS and its grid, for the baselines near the best one at n evaluations."""
-    baselines = [row for row in compared(rows, field, n, count) if others(row.kind) and np.isfinite(row.rms)]
+    baselines = [row for row in compared(rows, field, n) if others(row.kind) and np.isfinite(row.rms)]
     if not baselines:
         raise SystemExit(
             f"expected baselines on {field} with {n} evaluations in {RMS_FILE}, got none: run first\n"
@@ -96,13 +95,12 @@ def measure(
     steps: int,
     trials: int,
     of_rms: list[RMSRow],
-    rms_counts: Mapping[str, int],
     file: Path | None,
 ) -> list[Row]:
     """Rows of all runs, those in `file` taken from there and the others added to it."""
     rows = read_rows(file, Row)
     for name in names:
-        found = {n: best_grids(of_rms, name, n, rms_counts[name]) for n in wanted}  # refuses before anything long
+        found = {n: best_grids(of_rms, name, n) for n in wanted}  # refuses before anything long
         law = Law(Case(name, count, seed=SEED, trials=trials, cache=None if file is None else CACHE), steps)
 
         def run(sampler: Sampler, grid: str, number: int, law: Law = law) -> Row:
@@ -129,28 +127,28 @@ def measure(
     return rows
 
 
-def at_count(rows: list[Row], field: str, n: int, count: int) -> list[Row]:
-    """Rows that compete at n evaluations, all of `count` samples or, where there are none, of the largest number."""
+def compared_here(rows: list[Row], field: str, n: int) -> list[Row]:
+    """Rows that compete at n evaluations, all of the largest number of samples."""
     here = [row for row in rows if row.field == field and row.budget == n]
-    count = chosen_count(here, count)
+    count = most_samples(here)
     return [row for row in here if row.samples == count]
 
 
-def ratios(rows: list[Row], budgets: list[int], count: int) -> list[list[object]]:
+def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     """Frechet distance of the default and the plan over the best baseline's."""
     table: list[list[object]] = []
     for field in dict.fromkeys(row.field for row in rows):
         for ours in ("default", "plan"):
             line: list[object] = [field, ours]
             for n in budgets:
-                here = at_count(rows, field, n, count)
+                here = compared_here(rows, field, n)
                 mine, theirs = ([r for r in here if r.sampler == ours], [r for r in here if others(r.kind)])
                 line.append(least(mine, "frechet") / least(theirs, "frechet"))
             table.append(line)
     return table
 
 
-def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
+def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     """One panel per field: the default, the plan and the best baseline."""
     import matplotlib.pyplot as plt
 
@@ -158,7 +156,7 @@ def draw(rows: list[Row], budgets: list[int], count: int, file: Path) -> None:
     figure, axes = plt.subplots(1, len(fields), figsize=(4 * len(fields), 3.6), squeeze=False, layout="constrained")
     for axis, field in zip(axes[0], fields, strict=True):
         ran = [n for n in budgets if any(row.field == field and row.budget == n for row in rows)]
-        rows_at = {n: at_count(rows, field, n, count) for n in ran}
+        rows_at = {n: compared_here(rows, field, n) for n in ran}
         curves = {"best baseline": others, "default": lambda kind: kind == "ours", "plan": lambda kind: kind == "tuned"}
         for label, belongs in curves.items():
             lines = [least([row for row in rows_at[n] if belongs(row.kind)], "frechet") for n in ran]
@@ -182,18 +180,18 @@ def main() -> None:
     count, of_rms = arguments.count, read_rows(RMS_FILE, RMSRow)
     if arguments.smoke:
         count = 64
-        rows = measure(["mixture"], [4], count, 16, 2, of_rms, sample_counts(None), None)
+        rows = measure(["mixture"], [4], count, 16, 2, of_rms, None)
     else:
         names, wanted, trials = [] if arguments.report else arguments.fields, arguments.evaluations, arguments.trials
-        rows = measure(names, wanted, count, FINE_STEPS, trials, of_rms, sample_counts(None), FILE)
+        rows = measure(names, wanted, count, FINE_STEPS, trials, of_rms, FILE)
     budgets = sorted({row.budget for row in rows})
     shown = [row for row in rows if row.samples >= count]
     report("Frechet distance to the fine-grid law", COLUMNS, shown, None)
     columns = ["field", "ours", *map(str, budgets)]
     file = None if arguments.smoke else "few_steps_frechet_ratios.csv"
-    report("Frechet distance of ours over the best baseline's", columns, ratios(rows, budgets, count), file)
+    report("Frechet distance of ours over the best baseline's", columns, ratios(rows, budgets), file)
     if rows and not arguments.smoke:
-        draw(rows, budgets, count, RESULTS / "few_steps_frechet.png")
+        draw(rows, budgets, RESULTS / "few_steps_frechet.png")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, chosen_count, label_axes, least, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, label_axes, least, most_samples, read_rows, report  # noqa: E402
 from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_of, others  # noqa: E402
 
 from lazysi import metrics  # noqa: E402
@@ -242,10 +242,10 @@ def sample_counts(count: int | None) -> dict[str, int]:
     return {name: count or COUNTS.get(name, COUNT) for name in PROBLEMS}
 
 
-def compared(rows: list[Row], field: str, kappa: float, n: int, count: int) -> list[Row]:
-    """Finite rows of one comparison, all of `count` samples or, where there are none, of the largest number."""
+def compared(rows: list[Row], field: str, kappa: float, n: int) -> list[Row]:
+    """Finite rows of one comparison, all of the largest number of samples."""
     here = [row for row in rows if (row.field, row.kappa, row.evaluations) == (field, kappa, n)]
-    count = chosen_count(here, count)
+    count = most_samples(here)
     return [row for row in here if row.samples == count and np.isfinite(row.sliced)]
 
 
@@ -263,11 +263,11 @@ def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
 
 
-def ratios(rows: list[Row], budgets: list[int], counts: Mapping[str, int]) -> list[list[object]]:
+def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; total variances over the law's."""
     table: list[list[object]] = []
     for field, kappa in cases(rows):
-        here = {n: compared(rows, field, kappa, n, counts[field]) for n in budgets}
+        here = {n: compared(rows, field, kappa, n) for n in budgets}
         for ours in ("default", "plan"):
             mine = {n: [row for row in here[n] if row.sampler == ours] for n in budgets}
             head = [field, f"{kappa:g}", ours]
@@ -303,7 +303,7 @@ def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
     return float(error / (2 * max(np.sqrt(first / second), np.sqrt(error) / 2)))
 
 
-def draw(rows: list[Row], budgets: list[int], counts: Mapping[str, int], file: Path) -> None:
+def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     """One panel per field and kappa that ours ran on: least sliced distances, and the floor."""
     import matplotlib.pyplot as plt
 
@@ -316,7 +316,7 @@ def draw(rows: list[Row], budgets: list[int], counts: Mapping[str, int], file: P
     for axis in axes.ravel()[len(panels) :]:
         axis.remove()
     for axis, (field, kappa) in zip(axes.ravel(), panels, strict=False):
-        here = {n: compared(rows, field, kappa, n, counts[field]) for n in budgets}
+        here = {n: compared(rows, field, kappa, n) for n in budgets}
         ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
         for label, members in {
             SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
@@ -357,9 +357,9 @@ def main() -> None:
     report("Excess of the sliced W2, best grid", columns, best_rows(rows, budgets), file)
     columns = ["field", "kappa", "ours", "others", "measure", *map(str, budgets)]
     file = None if arguments.smoke else "few_steps_sde_ratios.csv"
-    report("Ours over others", columns, ratios(rows, budgets, counts), file)
+    report("Ours over others", columns, ratios(rows, budgets), file)
     if rows and not arguments.smoke:
-        draw(rows, budgets, counts, RESULTS / "few_steps_sde.png")
+        draw(rows, budgets, RESULTS / "few_steps_sde.png")
 
 
 if __name__ == "__main__":
