@@ -202,7 +202,7 @@ PROBLEMS = {
     problem.name: problem
     for problem in (
         Problem("mixture", (2,), _DOUBLE, _mixture, 10_000),
-        Problem("digits density", (8, 8, 1), _DOUBLE, _digits_density),
+        Problem("digits density", (8, 8, 1), _DOUBLE, _digits_density, 2_000),
         Problem("fashion-mnist", (28, 28, 1), _SINGLE, functools.partial(_network, "fashion-mnist", None), LARGE_CHUNK),
         Problem(
             "fashion-mnist, guidance 2",

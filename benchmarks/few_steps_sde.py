@@ -10,10 +10,12 @@ Against two draws of the sampler's own fine-grid law: sliced 2-Wasserstein dista
 total standard deviation; means over draws and pairs of draws. The default, plans, all that are restated but
 Euler-Maruyama, and SDE-DPM-Solver++ of diffusers have the noise of each draw of the law in turn, and are compared with
 the other draw, as that one is: what the draws have by chance is then in both distances, and cancels. Other samplers of
-other libraries have noise of their own. Every baseline on all its grids with a few samples, of which the best two of
-each are kept; with all samples, and for the others' samplers on other noise, the default, the plan and the nearest
-baselines: three of SDE-DPM-Solver++(2M)'s (in four versions: two restated, two of diffusers) and the nearest restated
-one, one of Euler-Maruyama's and one of all others'. Rows are in results/few_steps_sde.csv and are not run again.
+other libraries have noise of their own. Every baseline on all its grids with a few samples, of which the two of least
+energy distance, which has no bias, are kept for each (rows without one: of least sliced distance, which favours laws
+that are too narrow); with all samples, and for the others' samplers on other noise, the default, the plan and the
+nearest baselines: three of SDE-DPM-Solver++(2M)'s (in four versions: two restated, two of diffusers) and the nearest
+restated one, one of Euler-Maruyama's and one of all others'. Rows are in results/few_steps_sde.csv and are not run
+again.
 
 Excess. Even a sampler with the right law has the floor as its distance, because draws are finite. To leading order the
 draws add to W^2, not to W, so that the unbiased excess is W^2 - floor^2, here as a signed root (negative where the
@@ -31,7 +33,7 @@ best baseline (no figure where that has no excess), standard errors of these rat
 import argparse
 import functools
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,13 +50,14 @@ from lazysi import metrics  # noqa: E402
 
 EVALUATIONS, KAPPAS = (3, 4, 6, 8, 12, 16), (1.0, 0.25, 2.0)
 # samples, where they cost little so many that the chance in them is less than what tells samplers apart from 6 steps on
-COUNTS = {"mixture": 20_000}
+COUNTS = {"mixture": 20_000, "digits density": 20_000}
 COUNT, KEPT = 5000, 2  # of the others; grids of a sampler that are kept
 # samples on which grids are tried, elsewhere 1000
 SCREEN = {"fashion-mnist": 120, "fashion-mnist, guidance 2": 120, "digits": 250, "digits, guidance 2": 250}
 LAW_SEEDS, SCREEN_SEED, SEED = (10, 11), 7, 20
 SOLVER = "SDE-DPM-Solver++(2M)"
 FINALISTS = {SOLVER: 3, EULER: 1, "others": 1}  # runs with all samples of these baselines, the nearest ones
+MOST_OF_ENERGY = 1000  # samples with which an energy distance is taken, that of all pairs: those that choose grids
 BLOCKS = 10  # from which the standard error of an excess is estimated
 FILE = RESULTS / "few_steps_sde.csv"
 Sample = tuple[np.ndarray, np.ndarray]  # samples and their features
@@ -77,6 +80,7 @@ class Row(NamedTuple):
     frechet_floor: float
     std: float
     law_std: float
+    energy: float
 
     @property
     def sliced_excess(self) -> float:
@@ -95,7 +99,7 @@ class Row(NamedTuple):
 
 
 COLUMNS = ("field", "kappa", "kind", "sampler", "grid", "evaluations", "samples", "sliced W2", "its floor")
-COLUMNS += ("excess by chance", "Frechet", "its floor", "std", "std of the law")
+COLUMNS += ("excess by chance", "Frechet", "its floor", "std", "std of the law", "energy distance")
 
 
 class Laws:
@@ -128,15 +132,17 @@ class Laws:
     def compare(self, case: Case, sampler: Sampler, grid: str) -> Row:
         """The row of a run; NaN where it is not finite."""
         count, laws, sets = case.count, self.first(case.count), self.sets(case, sampler, grid)
-        sliced = frechet = std = chance = float("nan")
+        sliced = frechet = std = chance = energy = float("nan")
         if all(np.isfinite(samples).all() for samples in sets):
             ours = [(samples, self.features(samples)) for samples in sets]
             sliced, frechet = mean_distances(_pairs(ours, laws))
             std = float(np.mean([metrics.total_std(samples) for samples in sets]))
             chance = by_chance(ours, laws)
+            if count <= MOST_OF_ENERGY:
+                energy = energy_distance(ours, laws)
         head = (case.problem.name, case.kappa, sampler.kind, sampler.name, grid, sampler.budget, count)
         floor = self.floor(count)
-        return Row(*head, sliced, floor[0], chance, frechet, floor[1], std, self.std(count))
+        return Row(*head, sliced, floor[0], chance, frechet, floor[1], std, self.std(count), energy)
 
 
 def _pairs(ours: list[Sample], laws: list[Sample]) -> list[tuple[Sample, Sample]]:
@@ -160,6 +166,16 @@ def by_chance(ours: list[Sample], laws: list[Sample]) -> float:
     return float(np.sqrt(np.std(squares, ddof=1) / np.sqrt(len(squares))))
 
 
+def energy_distance(ours: list[Sample], laws: list[Sample]) -> float:
+    """Mean over the draws of the law of the energy distance; sets that have the noise of a draw to that draw, less that
+    of the draw to itself, which cancels most of the chance."""
+    if len(ours) > 1:
+        return float(
+            np.mean([metrics.energy_difference(x, y, y)[0] for (x, _), (y, _) in zip(ours, laws, strict=True)])
+        )
+    return float(np.mean([metrics.energy_distance(x, y) for x, _ in ours for y, _ in laws]))
+
+
 def mean_sliced(pairs: Iterable[tuple[Sample, Sample]]) -> float:
     """Mean of the squared sliced distance, over pairs of samples."""
     return float(np.mean([float(metrics.sliced_wasserstein(jax.random.key(2), x, y)) ** 2 for (x, _), (y, _) in pairs]))
@@ -177,6 +193,11 @@ def by_excess(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: np.nan_to_num(row.sliced_excess, nan=np.inf))
 
 
+def by_energy(rows: list[Row]) -> list[Row]:
+    """The rows in order of their energy distance, those without one last, in order of their sliced distance."""
+    return sorted(by_excess(rows), key=lambda row: np.nan_to_num(row.energy, nan=np.inf))
+
+
 def measure(
     names: list[str],
     kappas: list[float],
@@ -185,6 +206,7 @@ def measure(
     steps: int,
     trials: int,
     file: Path | None,
+    baselines: Sequence[str] = ("",),
 ) -> list[Row]:
     """Rows of all runs, those in `file` taken from there and the others added to it."""
     rows = read_rows(file, Row)
@@ -198,12 +220,15 @@ def measure(
             )
             laws = Laws(all_of_them, steps)
             for n in wanted:
-                measure_at(laws, few, all_of_them, n, rows, file)
+                measure_at(laws, few, all_of_them, n, rows, file, baselines)
     return rows
 
 
-def measure_at(laws: Laws, few: Case, all_of_them: Case, n: int, rows: list[Row], file: Path | None) -> None:
-    """Adds what is missing at n evaluations: all grids on few samples, the best of them on all."""
+def measure_at(
+    laws: Laws, few: Case, all_of_them: Case, n: int, rows: list[Row], file: Path | None, baselines: Sequence[str]
+) -> None:
+    """Adds what is missing at n evaluations: all grids on few samples, of baselines with one of these parts in their
+    name, and the best of them on all."""
 
     def ran(case: Case, sampler: Sampler) -> list[Row]:
         this = (case.problem.name, case.kappa, sampler.name, n, case.count)
@@ -221,11 +246,11 @@ def measure_at(laws: Laws, few: Case, all_of_them: Case, n: int, rows: list[Row]
     for sampler in few.samplers(n):
         if sampler.kind in {"ours", "tuned"}:
             continue
-        if not ran(few, sampler):
-            add(by_excess([laws.compare(few, sampler, grid) for grid in sampler.grids])[:KEPT])
+        if not ran(few, sampler) and any(part in sampler.name for part in baselines):
+            add(by_energy([laws.compare(few, sampler, grid) for grid in sampler.grids])[:KEPT])
         candidates += ran(few, sampler)
     groups: dict[str, list[Row]] = {name: [] for name in FINALISTS}
-    for row in by_excess([row for row in candidates if others(row.kind)]):
+    for row in by_energy([row for row in candidates if others(row.kind)]):
         groups[next((name for name in FINALISTS if name in row.sampler), "others")].append(row)
     nearest = [row for name, number in FINALISTS.items() for row in groups[name][:number]]
     nearest += [row for row in groups[SOLVER] if row.kind == "restated"][:1]  # which has the noise of the law
@@ -342,6 +367,9 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
     parser.add_argument("--count", type=int, default=None, help="samples of the last comparison (default: by field)")
     parser.add_argument("--trials", type=int, default=TRIALS, help="samplers tried for each plan that is not bundled")
+    parser.add_argument(
+        "--baselines", nargs="+", default=[""], help="try the grids of those alone whose names have this"
+    )
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
@@ -350,7 +378,16 @@ def main() -> None:
         rows = measure(["mixture"], [1.0], [3], counts, 16, 2, None)
     else:
         names = [] if arguments.report else arguments.fields
-        rows = measure(names, arguments.kappa, arguments.evaluations, counts, LAW_STEPS, arguments.trials, FILE)
+        rows = measure(
+            names,
+            arguments.kappa,
+            arguments.evaluations,
+            counts,
+            LAW_STEPS,
+            arguments.trials,
+            FILE,
+            arguments.baselines,
+        )
     budgets = sorted({row.evaluations for row in rows})
     columns = ["field", "kappa", "kind", "sampler", "samples", *map(str, budgets)]
     file = None if arguments.smoke else "few_steps_sde_best.csv"
