@@ -312,6 +312,11 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     return table
 
 
+def on_floor(excess: float, floor: float) -> float:
+    """The distance that has this signed excess over a floor."""
+    return float(np.sqrt(max(floor**2 + np.sign(excess) * excess**2, 0.0))) if np.isfinite(excess) else float("nan")
+
+
 def ratio(mine: float, theirs: float) -> float:
     """NaN where the other has no excess."""
     return mine / theirs if theirs > 0 else float("nan")
@@ -329,7 +334,8 @@ def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
 
 
 def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
-    """One panel per field and kappa that ours ran on: least sliced distances, and the floor."""
+    """One panel per field and kappa that ours ran on: least sliced distances, all on the floor of ours (a few rows are
+    of other draws of the law, or of fewer: what is theirs is the excess), and that floor."""
     import matplotlib.pyplot as plt
 
     # without what has only runs that chose grids, of fewer samples
@@ -343,15 +349,16 @@ def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     for axis, (field, kappa) in zip(axes.ravel(), panels, strict=False):
         here = {n: compared(rows, field, kappa, n) for n in budgets}
         ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
+        floors = {n: least([row for row in here[n] if row.kind == "ours"], "sliced_floor") for n in ran}
         for label, members in {
             SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
             "other baselines": {n: [r for r in here[n] if others(r.kind) and SOLVER not in r.sampler] for n in ran},
             "default": {n: [row for row in here[n] if row.kind == "ours"] for n in ran},
             "plan": {n: [row for row in here[n] if row.kind == "tuned"] for n in ran},
         }.items():
-            axis.plot(ran, [least(members[n], "sliced") for n in ran], marker="o", markersize=3, label=label)
-        floors = [least(here[n], "sliced_floor") for n in ran]
-        axis.plot(ran, floors, color="grey", linestyle="dashed", label="draws of the law")
+            distances = [on_floor(least(members[n], "sliced_excess"), floors[n]) for n in ran]
+            axis.plot(ran, distances, marker="o", markersize=3, label=label)
+        axis.plot(ran, list(floors.values()), color="grey", linestyle="dashed", label="draws of the law")
         label_axes(axis, f"{field}, kappa {kappa:g}", ran)
     for axis in axes[:, 0]:
         axis.set_ylabel("sliced W2 to the fine-grid law")
