@@ -16,7 +16,7 @@ The exact fields need `jax.config.update("jax_enable_x64", True)`, under which t
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,16 @@ from _digits import NETWORK, load_digits
 import lazysi as lz
 from lazysi.fields import Field, unit_velocity
 
-__all__ = ["PROBLEMS", "DataPrediction", "Problem", "Reference", "Velocity", "reference", "start_noise"]
+__all__ = [
+    "PROBLEMS",
+    "DataPrediction",
+    "Problem",
+    "Reference",
+    "Velocity",
+    "reference",
+    "sample_counts",
+    "start_noise",
+]
 
 BANDWIDTH = 0.1  # of the density of the digits, whose pixels lie in [-1, 1]
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}  # RMS between the reference and one of half as many steps
@@ -215,3 +224,8 @@ PROBLEMS = {
         Problem("digits, guidance 2", (8, 8, 1), _SINGLE, functools.partial(_network, NETWORK, 2.0)),
     )
 }
+
+
+def sample_counts(count: int | None, by_field: Mapping[str, int], otherwise: int) -> dict[str, int]:
+    """Samples of every field: `count` of all where that is given, else what the field takes, or `otherwise`."""
+    return {name: count or by_field.get(name, otherwise) for name in PROBLEMS}

@@ -32,7 +32,7 @@ import jax
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 import numpy as np  # noqa: E402
-from _fields import PROBLEMS, reference  # noqa: E402
+from _fields import PROBLEMS, reference, sample_counts  # noqa: E402
 from _report import RESULTS, append_rows, label_axes, most_samples, read_rows, report  # noqa: E402
 from _samplers import ADAPTIVE, CACHE, TRIALS, UNTUNED, Case, Sampler, others  # noqa: E402
 
@@ -166,11 +166,6 @@ def measure(
     return rows
 
 
-def sample_counts(count: int | None) -> dict[str, int]:
-    """Samples by field: `count`, or what the field takes by default."""
-    return {name: count or COUNTS.get(name, COUNT) for name in PROBLEMS}
-
-
 def compared(rows: list[Row], field: str, n: int) -> list[Row]:
     """Rows that compete at n evaluations, all of the largest number of samples."""
     here = [row for row in rows if row.field == field and 0 < row.evaluations <= n]
@@ -264,7 +259,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
-    counts = sample_counts(16 if arguments.smoke else arguments.count)
+    counts = sample_counts(16 if arguments.smoke else arguments.count, COUNTS, COUNT)
     if arguments.smoke:
         rows = measure(["mixture"], (3,), counts, 2, None)
     else:

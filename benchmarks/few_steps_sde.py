@@ -42,7 +42,7 @@ import jax
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 import numpy as np  # noqa: E402
-from _fields import PROBLEMS  # noqa: E402
+from _fields import PROBLEMS, sample_counts  # noqa: E402
 from _report import RESULTS, append_rows, label_axes, least, most_samples, read_rows, report  # noqa: E402
 from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_of, others  # noqa: E402
 
@@ -262,11 +262,6 @@ def measure_at(
                 add([laws.compare(all_of_them, sampler, grid)])
 
 
-def sample_counts(count: int | None) -> dict[str, int]:
-    """Samples by field: `count`, or what the field takes by default."""
-    return {name: count or COUNTS.get(name, COUNT) for name in PROBLEMS}
-
-
 def compared(rows: list[Row], field: str, kappa: float, n: int) -> list[Row]:
     """Finite rows of one comparison, all of the largest number of samples."""
     here = [row for row in rows if (row.field, row.kappa, row.evaluations) == (field, kappa, n)]
@@ -380,7 +375,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
-    counts = sample_counts(32 if arguments.smoke else arguments.count)
+    counts = sample_counts(32 if arguments.smoke else arguments.count, COUNTS, COUNT)
     if arguments.smoke:
         rows = measure(["mixture"], [1.0], [3], counts, 16, 2, None)
     else:
