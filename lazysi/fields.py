@@ -9,7 +9,7 @@ of a network trained under some schedule, whatever it predicts. Nothing is retra
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -24,6 +24,7 @@ __all__ = [
     "Prediction",
     "data_field",
     "guided",
+    "in_chunks",
     "noise_field",
     "score_field",
     "select",
@@ -42,6 +43,7 @@ class Prediction(NamedTuple):
 
 Field = Callable[[Array, Array], Prediction]
 TimeFunction = Callable[[Array, Array], Array]  # fn(t, x) -> array of the shape of x
+Tree = TypeVar("Tree")
 
 
 class PerSample(eqx.Module):
@@ -60,6 +62,18 @@ def select(field: Field, indices: Array) -> Field:
         field,
         is_leaf=lambda leaf: isinstance(leaf, PerSample),
     )
+
+
+def in_chunks(run: Callable[[Array], Tree], batch: int, chunk: int | None) -> Tree:
+    """What `run` makes of the samples 0, ..., batch - 1, given by their indices, at most `chunk` of them at a time.
+
+    The last chunk is filled up with the first samples again, and cut.
+    """
+    indices = jnp.arange(batch)
+    if chunk is None or chunk >= batch:
+        return run(indices)
+    parts = jax.lax.map(run, jnp.resize(indices, (-(-batch // chunk), chunk)))
+    return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[:batch], parts)
 
 
 def unit_velocity(angle: Array, prediction: Prediction) -> Array:

@@ -27,7 +27,7 @@ from lazysi.checks import check_number, known
 from lazysi.curves import AbstractSchedule, as_float
 from lazysi.divergence import DensityRate, Probes, draw_probes, normal_log_density, rescale
 from lazysi.dynamics import lazy_ode_term
-from lazysi.fields import Field, select
+from lazysi.fields import Field, in_chunks, select
 from lazysi.frames import LazyFrame
 from lazysi.moments import Moments, isotropic
 from lazysi.options import check_field, count
@@ -141,16 +141,11 @@ def _log_prob(
     tolerance: Array,
     chunk: int | None,
 ) -> Array:
-    batch = x.shape[0]
-
     def run(indices: Array) -> Array:
         probes = None if signs is None else draw_probes(signs[0], indices, x.shape[1:], signs[1], x.dtype)
         return _solve(select(field, indices), x[indices], t, schedule, probes, moments, steps, solver, tolerance)
 
-    if chunk is None or chunk >= batch:
-        return run(jnp.arange(batch))
-    parts = jax.lax.map(run, jnp.resize(jnp.arange(batch), (-(-batch // chunk), chunk)))
-    return parts.reshape(-1)[:batch]
+    return in_chunks(run, x.shape[0], chunk)
 
 
 def _solve(

@@ -7,14 +7,14 @@ from typing import cast
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from lazysi.checks import known
 from lazysi.divergence import State
 from lazysi.dynamics import Kappa
-from lazysi.fields import Field
+from lazysi.fields import Field, in_chunks
 from lazysi.frames import Frame
 from lazysi.grids import Grid
 from lazysi.methods import grid_of, tabulated
@@ -81,7 +81,8 @@ def sample(
         brownian_tolerance: a number gives every sample one Brownian path, resolved to this time and independent of the
             number of steps (slower); needed for adaptive SDE solves. None draws increments afresh.
         chunk_size: largest number of samples in memory at once; the samples do not change.
-        first: index of the first sample: with `first=100` they are samples 100, 101, ... of this key. Not compiled in.
+        first: index of the first sample: with `first=100` they are samples 100, 101, ... of this key, and
+            have the values of these numbers in a field that holds some per sample. Not compiled in.
         return_log_prob: also return log densities under the model, from the same pass: the solver's own steps for the
             density (see `likelihood`). For the ODE and one-step solvers; by default `diffrax.Heun` where no schedule is
             given, at two evaluations a step.
@@ -123,8 +124,10 @@ def sample(
         log_prob=return_log_prob,
         probes=probes,
     )
-    options = tabulated(options, shape[1:])
-    return cast(Array, _sample(key, field, as_index(first), options, shape=shape))  # a pair, if that is asked for
+    options, first = tabulated(options, shape[1:]), as_index(first)
+    if known(first):  # else below, while tracing; this goes through all weights
+        check_field(field, int(first) + shape[0])
+    return cast(Array, _sample(key, field, first, options, shape=shape))  # a pair, if that is asked for
 
 
 def sample_path(
@@ -175,20 +178,15 @@ def sample_path(
 
 @eqx.filter_jit
 def _sample(key: PRNGKeyArray, field: Field, first: ArrayLike, options: Options, *, shape: tuple[int, ...]) -> State:
-    batch, chunk = shape[0], options.chunk_size
-    check_field(field, batch)  # while tracing: it goes through all weights
+    check_field(field, shape[0])  # while tracing: it goes through all weights
 
-    def run(indices: Array) -> State:
+    def run(numbers: Array) -> State:
+        indices = jnp.asarray(first) + numbers
         if options.log_prob:
             return solve_with_density(key, field, indices, options, shape[1:])
         return solve_for(key, field, indices, options, shape[1:], save=False)[-1]
 
-    indices = jnp.asarray(first) + jnp.arange(batch)
-    if chunk is None or chunk >= batch:
-        return run(indices)
-    # the last chunk is filled up with the first samples again, and cut
-    samples = jax.lax.map(run, jnp.resize(indices, (-(-batch // chunk), chunk)))
-    return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[:batch], samples)
+    return in_chunks(run, shape[0], options.chunk_size)
 
 
 @eqx.filter_jit

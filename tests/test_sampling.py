@@ -396,6 +396,14 @@ def test_the_first_index_is_a_whole_number_that_fits():
         draw(2.5)
 
 
+def test_later_samples_have_the_values_of_their_numbers():
+    """A field with values for a few samples cannot draw later ones, whose values it does not have."""
+    field = _Labelled(lz.PerSample(jnp.arange(5.0)))
+    with pytest.raises(ValueError, match="expected values for 6 samples in the field's `PerSample`, got 5"):
+        lz.sample(KEY, field, (2, 2), steps=2, first=4)
+    assert lz.sample(KEY, field, (2, 2), steps=2, first=3).shape == (2, 2)
+
+
 def test_coefficients_of_the_default_are_kept_as_numbers():
     """Made while something else is traced they serve outside, and in each precision there are its own."""
     _default_plan.cache_clear()
