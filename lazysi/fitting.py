@@ -29,7 +29,7 @@ from lazysi.defaults import fine_options
 from lazysi.fields import Field, select
 from lazysi.grids import uniform_time
 from lazysi.learned import LearnedSchedule, LearnedSteps, learned_plan, learned_schedule, learned_steps
-from lazysi.metrics import energy_distance
+from lazysi.metrics import Features, energy_distance
 from lazysi.noise import SampleNoise
 from lazysi.options import check_field, check_shape, count
 from lazysi.plans import Plan
@@ -48,7 +48,6 @@ PATIENCE = 8  # measurements without a better one
 DECAY = 0.9  # of the running average
 RATE = 0.01
 
-Features = Callable[[Array], Array]
 Progress = Callable[[float, str], None]
 Fitted = Plan | LearnedSchedule
 Learned = LearnedSteps | LearnedSchedule

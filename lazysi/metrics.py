@@ -22,6 +22,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from lazysi.checks import known
 
 __all__ = [
+    "Features",
     "energy_difference",
     "energy_distance",
     "features",
@@ -33,6 +34,7 @@ __all__ = [
     "total_std",
 ]
 
+Features = Callable[[Array], Array]  # (batch, *event) to (batch, d)
 ROWS = 1_024  # of a distance matrix in memory at once
 
 

@@ -10,15 +10,15 @@ Derivatives are differences: each costs the steps that follow its number, and no
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazysi.fields import Field, Prediction
-from lazysi.metrics import energy_distance
+from lazysi.fields import Field, Prediction, in_chunks, select
+from lazysi.metrics import Features, energy_distance
 from lazysi.multistep import HISTORY, Table
 
 __all__ = [
@@ -27,11 +27,13 @@ __all__ = [
     "affordable_rounds",
     "asking",
     "combine",
+    "flat",
     "follow",
     "quantity",
     "refine",
     "refine_law",
     "rows_of",
+    "takes",
     "with_rows",
 ]
 
@@ -43,12 +45,13 @@ GAP = 1e-4  # least step of the angles; of the gap to the next one a difference 
 ROUNDS, ATTEMPTS = 4, 4  # Jacobians, and trial steps for each on average
 # entries of the end points that count, which bounds the memory: of float64 equations, and of samples of a law
 MOST_EQUATIONS, MOST_ENTRIES = 200_000, 1_000_000
+LEAST_PART, MOST_AT_ONCE = 64, 50_000  # samples, and entries, that a CPU asks the network for at once
 
 Predict = Callable[[float, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (angle, unit states) -> noise, data
 
 
 def asking(field: Field, dtype: np.dtype) -> Predict:
-    """A field on NumPy arrays, asked at angles in this dtype."""
+    """A field on NumPy arrays, asked at angles in this dtype; on a CPU for parts of a batch in turn: that is faster."""
 
     def predict(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         noise, data = _ask(field, jnp.asarray(angle, dtype), jnp.asarray(u))
@@ -57,9 +60,21 @@ def asking(field: Field, dtype: np.dtype) -> Predict:
     return predict
 
 
+def takes(field: Field, u: np.ndarray) -> bool:
+    """Whether a field takes so few samples; one that holds values of a batch other than as `PerSample` does not."""
+    try:
+        data = jax.eval_shape(field, jnp.zeros((), u.dtype), jax.ShapeDtypeStruct(u.shape, u.dtype)).data
+    except (TypeError, ValueError):
+        return False
+    return data.shape == u.shape
+
+
 @eqx.filter_jit
 def _ask(field: Field, angle: jax.Array, u: jax.Array) -> Prediction:
-    return field(angle, u)
+    part = max(LEAST_PART, MOST_AT_ONCE // u[0].size)
+    if part >= len(u) or jax.default_backend() != "cpu" or not takes(select(field, jnp.arange(part)), u[:part]):
+        return field(angle, u)
+    return in_chunks(lambda rows: select(field, rows)(angle, u[rows]), len(u), part)
 
 
 def quantity(table: Table, n: int, prediction: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -236,6 +251,21 @@ def refine(
     return [solve.table_of(numbers) for numbers in [*taken, found.x]]
 
 
+class _Judged(NamedTuple):
+    """Energy distance to a law, infinite where there is none; end states, what is seen of them, and the gradient by
+    that."""
+
+    error: float
+    end: np.ndarray
+    seen: np.ndarray
+    slope: np.ndarray
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """Samples as rows of a matrix."""
+    return x.reshape(len(x), -1)
+
+
 def refine_law(
     table: Table,
     predict: Predict,
@@ -243,6 +273,7 @@ def refine_law(
     law: np.ndarray,
     *,
     rounds: int,
+    view: Features = flat,
     report: Callable[[int], None] = lambda number: None,
 ) -> list[Table]:
     """Tables whose weights and angles bring the law of the end states ever nearer to that of some samples, in energy
@@ -259,45 +290,48 @@ def refine_law(
         predict: the field.
         normals: start and noise of the steps (see `follow`), best those of the law's samples (see
             `SampleNoise.shared`), which then tell laws apart that are much nearer than two draws are.
-        law: samples, as many as there are normals; of many large ones a random part of the entries counts.
+        law: samples, as many as there are normals.
         rounds: Hessians taken.
+        view: what the distance is taken in, of samples (count, *event) a matrix (count, d); of many large ones a random
+            part of its columns counts.
         report: called with the number of rounds done at the beginning of each.
 
     Returns:
         the table after each round that found a nearer one, the one given first; an empty list where that one fails.
     """
-    solve = _Recurrence(table, predict, normals, for_law=True)
-    count, event = len(law), law[0].size
-    chosen = _chosen(event, max(1, MOST_ENTRIES // count))
-    law = law.reshape(count, event)[:, chosen]
+    solve, count = _Recurrence(table, predict, normals, for_law=True), len(law)
+    seen, moves = eqx.filter_jit(view), eqx.filter_jit(lambda x, dx: jax.jvp(view, (x,), (dx,))[1])
+    law = np.asarray(seen(law))
+    chosen = _chosen(law.shape[1], max(1, MOST_ENTRIES // count))
+    law = law[:, chosen]
     distance = eqx.filter_jit(jax.value_and_grad(energy_distance))
 
-    def judge(numbers: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Energy distance, end states, and the gradient by these; infinity where there are none."""
+    def judge(numbers: np.ndarray) -> _Judged:
         if not solve.allowed(numbers):
-            return np.inf, law, law
-        end = solve.states_of(numbers)[-1].reshape(count, event)[:, chosen]
-        if not np.isfinite(end).all():
-            return np.inf, end, end
-        error, gradient = distance(end, law)
-        return float(error), end, np.asarray(gradient)
+            return _Judged(np.inf, law, law, law)
+        end = solve.states_of(numbers)[-1]
+        of_end = np.asarray(seen(end))[:, chosen]
+        if not np.isfinite(of_end).all():
+            return _Judged(np.inf, end, of_end, of_end)
+        error, slope = distance(of_end, law)
+        return _Judged(float(error), end, of_end, np.asarray(slope))
 
     numbers, damping, tables = solve.first, DAMPING, [table]
-    error, end, slope = judge(numbers)
-    if not np.isfinite(error):
+    now = judge(numbers)
+    if not np.isfinite(now.error):
         return []
     for number in range(rounds):
         report(number)
-        columns = np.stack([d.reshape(count, event)[:, chosen] for d in solve.derivatives(numbers)])
+        columns = np.stack([np.asarray(moves(now.end, move))[:, chosen] for move in solve.derivatives(numbers)])
         if not np.isfinite(columns).all():
             break
-        gradient = np.einsum("pnd,nd->p", columns, slope).astype(float)
-        hessian, bound = _curvature(end, columns)
+        gradient = np.einsum("pnd,nd->p", columns, now.slope).astype(float)
+        hessian, bound = _curvature(now.seen, columns)
         for _ in range(ATTEMPTS):
             moved = numbers - np.linalg.solve(hessian + damping * np.diag(bound), gradient)
             judged = judge(moved)
-            if judged[0] < error:
-                numbers, (error, end, slope) = moved, judged
+            if judged.error < now.error:
+                numbers, now = moved, judged
                 damping = max(damping / 4, LEAST_DAMPING)
                 tables.append(solve.table_of(numbers))
                 break

@@ -10,6 +10,7 @@ from jaxtyping import ArrayLike, PRNGKeyArray
 
 from lazysi.checks import check_number, known
 from lazysi.fields import Field
+from lazysi.metrics import Features
 from lazysi.moments import isotropic
 from lazysi.options import check_field, check_shape, count
 from lazysi.plans import Plan
@@ -32,6 +33,7 @@ def tune(
     kappa: ArrayLike = 0.0,
     trials: int = 60,
     fine_steps: int = FINE,
+    features: Features | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Fit a sampler of `steps` steps to a field: a plan for `sample(plan=...)`.
@@ -45,14 +47,17 @@ def tune(
         kappa: relative diffusion.
         trials: grids (ODE) or samplers (SDE) tried.
         fine_steps: of the solution that counts as exact.
+        features: (batch, *event) to (batch, d), differentiable, for the SDE: the energy distance is taken in samples
+            and features side by side, features scaled to spread as far as the samples do. Details that count for
+            little among all entries then count, as they do in a Frechet distance in these features.
         progress: called with the fraction done and a word on the best so far.
 
     Returns:
         the plan with the least error on the held-out half, for the SDE on a held-out draw, if it is ahead of the
             default method there by a standard error, and else the default method. `plan.about` is JSON text of what was
             measured: for the ODE `rms` on that half; for the SDE, on a further draw that decided nothing,
-            `energy_distance` (0 on average for the right law), `sliced_wasserstein` with the `floor` that a fine-grid
-            draw scores, `total_std` and `total_std_law`.
+            `energy_distance` (0 on average for the right law; with `features`, beside these), `sliced_wasserstein` with
+            the `floor` that a fine-grid draw scores, `total_std` and `total_std_law`.
 
     Raises:
         ValueError: if an argument is out of range, or the batch is smaller than 8.
@@ -76,7 +81,11 @@ def tune(
     check_field(field, shape[0])
     progress = progress or (lambda fraction, message: None)
     relative = float(jnp.asarray(kappa))
-    fit = fit_sde if relative else fit_ode
-    table, about = fit(key, field, shape, steps, relative, trials, fine_steps, progress)
+    if features is not None and not relative:
+        raise ValueError("expected `features` for an SDE, `kappa` above 0: an ODE is fitted to end points")
+    if relative:
+        table, about = fit_sde(key, field, shape, steps, relative, trials, fine_steps, progress, features)
+    else:
+        table, about = fit_ode(key, field, shape, steps, relative, trials, fine_steps, progress)
     about |= {"steps": steps, "batch": shape[0], "trials": trials, "fine_steps": fine_steps}
     return Plan(table, isotropic(), jnp.asarray(kappa, float), json.dumps(about))

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
@@ -25,7 +24,7 @@ from lazysi.metrics import rms
 from lazysi.moments import isotropic
 from lazysi.multistep import HISTORY, Table, log_variable
 from lazysi.plans import Plan
-from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity, refine, rows_of, with_rows
+from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity, refine, rows_of, takes, with_rows
 from lazysi.sampling import sample, sample_path
 from lazysi.searching import Candidate, Progress, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
@@ -56,7 +55,7 @@ def fit_ode(
 
     predict = asking(field, path.dtype)
     few = select(field, jnp.arange(half))
-    alone, predict_few = _takes(few, path[0][:half]), asking(few, path.dtype)
+    alone, predict_few = takes(few, path[0][:half]), asking(few, path.dtype)
 
     def predict_half(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if alone:
@@ -119,15 +118,6 @@ def fit_ode(
     number, error = _nearest_plan(plans, lambda plan: np.asarray(sample(key, field, shape, plan=plan)), path[-1], half)
     progress(1.0, f"RMS {error:.4f}")
     return tables[number], {"rms": error}
-
-
-def _takes(field: Field, u: np.ndarray) -> bool:
-    """Whether a field takes so few samples; one that holds values of a batch other than as `PerSample` does not."""
-    try:
-        data = jax.eval_shape(field, jnp.zeros((), u.dtype), jax.ShapeDtypeStruct(u.shape, u.dtype)).data
-    except (TypeError, ValueError):
-        return False
-    return data.shape == u.shape
 
 
 def _nearest_plan(

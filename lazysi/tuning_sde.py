@@ -18,12 +18,12 @@ from jaxtyping import PRNGKeyArray
 
 from lazysi.common_noise import CommonNoise, table_of
 from lazysi.defaults import default_method, fine_options
-from lazysi.fields import Field
+from lazysi.fields import Field, in_chunks
 from lazysi.frames import Frame
-from lazysi.metrics import energy_difference, energy_distance, sliced_wasserstein, total_std
+from lazysi.metrics import Features, energy_difference, energy_distance, sliced_wasserstein, total_std
 from lazysi.moments import isotropic
 from lazysi.multistep import Table, angle_variable, log_variable, time_variable
-from lazysi.refining import affordable_rounds, refine_law
+from lazysi.refining import affordable_rounds, flat, refine_law
 from lazysi.sampling import sample
 from lazysi.searching import Candidate, Progress, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
@@ -31,6 +31,7 @@ from lazysi.solvers import Multistep
 __all__ = ["fit_sde"]
 
 FINALISTS = 5  # of the search, and the default
+PART = 64  # samples whose features are taken at once
 
 
 class Checked(NamedTuple):
@@ -50,11 +51,13 @@ def fit_sde(
     trials: int,
     fine_steps: int,
     progress: Progress,
+    features: Features | None,
 ) -> tuple[Table, dict[str, float]]:
     """The best table on a draw that was not fitted to, and what it measured on a third; arguments as of `tune`."""
     fit, check, final = (_Draw(k, field, shape, kappa, fine_steps) for k in jax.random.split(key, 3))
     rounds = affordable_rounds(steps, trials)
-    distance = eqx.filter_jit(energy_distance)
+    view = flat if features is None else _beside(features, fit.law)
+    distance = eqx.filter_jit(lambda x, y: energy_distance(view(x), view(y)))
 
     def evaluate(parameters: np.ndarray) -> Candidate:
         table = _sde_table(steps, kappa, parameters)
@@ -79,12 +82,14 @@ def fit_sde(
         fit.normals(best.table),
         fit.law,
         rounds=rounds,
+        view=view,
         report=lambda number: report(trials + number, best.error),
     )
     checked += [check_of(table) for table in refined[1:]]
     chosen, own = min(checked, key=lambda one: rank(one.error)), checked[0]
     if chosen is not own and np.isfinite(own.error):  # so few samples let something else seem better by chance
-        difference, error = eqx.filter_jit(energy_difference)(chosen.samples, own.samples, check.law)
+        seen = (eqx.filter_jit(view)(samples) for samples in (chosen.samples, own.samples, check.law))
+        difference, error = eqx.filter_jit(energy_difference)(*seen)
         chosen = chosen if difference < -error else own
 
     # all of the above chose among candidates, which makes the least figure optimistic
@@ -99,6 +104,23 @@ def fit_sde(
     }
     report(trials + rounds + 1, chosen.error)
     return chosen.table, {name: float(value) for name, value in about.items()}
+
+
+def _beside(features: Features, law: np.ndarray) -> Features:
+    """Samples with their features beside them, these scaled to spread about their mean as far as the samples do.
+
+    Raises:
+        ValueError: if the features of the law are not one finite vector for each sample, or all alike.
+    """
+    in_parts = lambda x: in_chunks(lambda rows: features(x[rows]), len(x), PART)  # noqa: E731
+    found = np.asarray(eqx.filter_jit(in_parts)(jnp.asarray(law)))
+    if found.ndim != 2 or len(found) != len(law) or not np.isfinite(found).all():
+        raise ValueError(f"expected finite features of shape ({len(law)}, d) from `features`, got {found.shape}")
+    spreads = [float(np.sqrt(np.sum(np.var(x.reshape(len(x), -1), axis=0, dtype=float)))) for x in (law, found)]
+    if not spreads[1]:
+        raise ValueError("expected `features` that tell samples apart, got the same for all")
+    scale = spreads[0] / spreads[1]
+    return lambda x: jnp.concatenate([flat(x), (scale * in_parts(x)).astype(x.dtype)], axis=1)
 
 
 class _Draw(CommonNoise):

@@ -9,7 +9,7 @@ import pytest
 import lazysi as lz
 from lazysi.common_noise import CommonNoise, default_table
 from lazysi.metrics import energy_distance
-from lazysi.refining import _curvature, affordable_rounds, follow, refine, refine_law
+from lazysi.refining import _curvature, affordable_rounds, asking, flat, follow, refine, refine_law
 from lazysi.tuning_sde import _sde_table
 
 STEPS, STD = 5, 0.5
@@ -116,11 +116,13 @@ def sde(steps, count, seed=0):
     return common, law, wrong
 
 
-def test_the_way_back_to_a_law():
-    """A variance that is too small is the law's again, on the noise it was fitted to and on another."""
+@pytest.mark.parametrize("view", [flat, lambda x: jnp.concatenate([x, jnp.sin(3 * x), x**2], axis=1)])
+def test_the_way_back_to_a_law(view):
+    """A variance that is too small is the law's again, on the noise it was fitted to and on another, also where the
+    distance is taken in features."""
     common, law, wrong = sde(4, 300)
     heard = []
-    tables = refine_law(wrong, predict, common.normals(wrong), law, rounds=3, report=heard.append)
+    tables = refine_law(wrong, predict, common.normals(wrong), law, rounds=3, view=view, report=heard.append)
     assert heard == [0, 1, 2]
     assert 2 <= len(tables) <= 4
     other, other_law, _ = sde(4, 300, seed=1)
@@ -153,6 +155,15 @@ def test_large_samples_of_a_law_are_thinned_out(monkeypatch):
     common, law, wrong = sde(4, 300)
     after = refine_law(wrong, predict, common.normals(wrong), law, rounds=2)[-1]
     assert abs(float(energy_distance(common.samples(after), law))) < 0.01
+
+
+def test_features_tell_what_the_distance_hardly_sees():
+    """Of a table whose error is small in three entries, a view of their squares finds more."""
+    common, law, wrong = sde(4, 300)
+    seen = lambda x: 100 * x[:, :1] ** 2  # noqa: E731
+    last = refine_law(wrong, predict, common.normals(wrong), law, rounds=2, view=seen)[-1]
+    before, after = (float(energy_distance(seen(common.samples(table)), seen(law))) for table in (wrong, last))
+    assert abs(after) < 0.1 * before
 
 
 def test_a_law_that_fails_is_left():
@@ -190,3 +201,25 @@ def test_curvature_is_that_of_the_energy_distance_at_the_right_law():
         cross = (distance(h, h) - distance(h, -h) - distance(-h, h) + distance(-h, -h)) / (4 * h**2)
     expected = np.asarray([[direct[0], cross], [cross, direct[1]]])
     np.testing.assert_allclose(_curvature(x, columns)[0], expected, rtol=1e-4)
+
+
+class Labelled(eqx.Module):
+    """Predictions that show the label of every sample."""
+
+    labels: lz.PerSample | jax.Array
+
+    def __call__(self, angle, u):
+        labels = self.labels.values if isinstance(self.labels, lz.PerSample) else self.labels
+        return lz.Prediction(u * jnp.cos(angle), u + labels[:, None])
+
+
+@pytest.mark.parametrize("count", [3, 4, 10])
+@pytest.mark.parametrize("held", [lz.PerSample, lambda labels: labels])
+def test_a_batch_is_asked_for_in_parts(monkeypatch, count, held):
+    """Every sample keeps its label, in a field that takes fewer samples and in one for its own batch alone."""
+    monkeypatch.setattr("lazysi.refining.LEAST_PART", 4)
+    monkeypatch.setattr("lazysi.refining.MOST_AT_ONCE", 8)
+    labels, u = jnp.arange(float(count)), start()[:count]
+    noise, data = asking(Labelled(held(labels)), u.dtype)(0.5, u)
+    np.testing.assert_allclose(noise, u * np.cos(0.5), rtol=1e-6)
+    np.testing.assert_allclose(data, u + np.arange(count)[:, None], rtol=1e-6)

@@ -127,6 +127,31 @@ def test_progress_rises_and_the_key_decides(kappa):
     assert other.about != plan.about
 
 
+def test_features_count_beside_the_samples():
+    """A plan fitted with features is another one, and its energy distance is that of both, on one scale."""
+    field = FIELDS["modes"]()
+    tune = lambda **options: lz.tune(KEY, field, (16, 2), 2, kappa=1.0, trials=7, fine_steps=8, **options)  # noqa: E731
+    plain, same = tune(), tune(features=lambda x: 7 * x + 3)
+    about = json.loads(plain.about), json.loads(same.about)
+    assert about[1]["energy_distance"] == pytest.approx(2**0.5 * about[0]["energy_distance"], rel=1e-3)
+    for first, second in zip(jax.tree.leaves(plain), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-3)
+    other = tune(features=lambda x: jnp.sin(4 * x[:, :1]))
+    assert json.loads(other.about)["energy_distance"] != pytest.approx(about[0]["energy_distance"], rel=0.01)
+
+
+def test_features_that_do_not_serve_are_refused():
+    field = FIELDS["modes"]()
+    for kappa, features, sentence in [
+        (0.0, lambda x: x, "expected `features` for an SDE, `kappa` above 0"),
+        (1.0, lambda x: jnp.sum(x), r"expected finite features of shape \(16, d\) from `features`, got"),
+        (1.0, lambda x: x * jnp.nan, r"expected finite features of shape \(16, d\) from `features`, got \(16, 2\)"),
+        (1.0, lambda x: jnp.ones((len(x), 3)), "expected `features` that tell samples apart, got the same for all"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            lz.tune(KEY, field, (16, 2), 2, kappa=kappa, trials=7, fine_steps=8, features=features)
+
+
 def test_one_step_is_a_data_prediction():
     """From pure noise nothing else is of use: the mean, and what little of the noise is left in the end point."""
     field, heard = lz.targets.gaussian([3.0, -1.0], 1e-6), []

@@ -58,6 +58,7 @@ ReversedTime = Annotated[
 Number = Annotated[int, typer.Option("-n", "--number", help="Number of samples.")]
 Seed = Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")]
 ChunkSize = Annotated[int, typer.Option(help="Most samples in memory at once.")]
+NO_FEATURES = "none"
 PlanSource = Annotated[
     str | None,
     typer.Option(
@@ -111,6 +112,15 @@ def check_features(classifier: "PretrainedClassifier | None", shape: tuple[int, 
         raise ValueError(
             f"expected images of the classifier's shape {classifier.config.shape}, or none as classifier, got {shape}"
         )
+
+
+def find_features(name: str, shape: tuple[int, ...]) -> "PretrainedClassifier | None":
+    """The classifier of this name or file for images of a shape, None for "none"."""
+    import lazysi as lz
+
+    classifier = None if name == NO_FEATURES else lz.load_classifier(name)
+    check_features(classifier, shape)
+    return classifier
 
 
 def check_dtype(dtype: str | None) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lazysi.cli.common import (
     DEFAULT_MODEL,
+    NO_FEATURES,
     ChunkSize,
     Guidance,
     Kappa,
@@ -129,7 +130,7 @@ def evaluate(
         import lazysi as lz
         from lazysi.defaults import fine_options
 
-        judge = None if classifier == "none" else lz.load_classifier(classifier)
+        judge = None if classifier == NO_FEATURES else lz.load_classifier(classifier)
         network = None
         if samples is None:
             network = lz.load_pretrained(model)

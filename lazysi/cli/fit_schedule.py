@@ -10,6 +10,7 @@ import typer
 from lazysi.cli.common import (
     BUNDLED_PLAN,
     DEFAULT_MODEL,
+    NO_FEATURES,
     Guidance,
     Kappa,
     Labels,
@@ -17,8 +18,8 @@ from lazysi.cli.common import (
     OneSentence,
     Steps,
     check_at_least,
-    check_features,
     conditioned,
+    find_features,
     find_labels,
     find_schedule,
     is_fitted,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from lazysi.plans import Plan
 
 NUMBER = 256
-NO_FEATURES = "none"
 MEASURES = {
     "rms": "RMS to the fine-grid end point, held out",
     "energy_distance": "energy distance to the fine-grid law, held out",
@@ -83,8 +83,7 @@ def fit_schedule(
         guided = classes is not None and guidance != 1
         field = conditioned(network, classes, n, guidance)
         begin = _find_start(start, network, steps, kappa, guidance if guided else None)
-        judge = None if features == NO_FEATURES else lz.load_classifier(features)
-        check_features(judge, network.shape)
+        judge = find_features(features, network.shape)
         clock = time.perf_counter()
         with progress_of("fitting", updates) as progress:
             fitted = lz.fit_schedule(

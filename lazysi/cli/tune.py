@@ -9,6 +9,7 @@ import typer
 
 from lazysi.cli.common import (
     DEFAULT_MODEL,
+    NO_FEATURES,
     Guidance,
     Kappa,
     Labels,
@@ -17,6 +18,7 @@ from lazysi.cli.common import (
     Steps,
     check_at_least,
     conditioned,
+    find_features,
     find_labels,
     print_table,
     progress_of,
@@ -44,6 +46,10 @@ def tune(
         typer.Option("-n", "--number", help="Samples to fit on.", show_default=f"{ODE_NUMBER}, {SDE_NUMBER} for SDEs"),
     ] = None,
     trials: Annotated[int, typer.Option(help="Samplers tried.")] = 60,
+    features: Annotated[
+        str,
+        typer.Option(help="For SDEs: take distances in pixels and in the features of this classifier, or 'none'."),
+    ] = NO_FEATURES,
     seed: Annotated[int, typer.Option(help="Of the noise to fit on.")] = 0,
     out: Annotated[Path, typer.Option(help="Plan to write (.json).")] = Path("plan.json"),
 ) -> None:
@@ -56,6 +62,8 @@ def tune(
         check_number("--kappa", kappa, minimum=0)
         n = n if n is not None else SDE_NUMBER if kappa else ODE_NUMBER
         check_at_least(1, {"--steps": steps, "--trials": trials})
+        if features != NO_FEATURES and not kappa:
+            raise ValueError(f"expected --features for an SDE, --kappa above 0, got --features {features} for an ODE")
         import jax
 
         import lazysi as lz
@@ -66,6 +74,7 @@ def tune(
         network = lz.load_pretrained(model)
         classes = find_labels(labels, network)
         field = conditioned(network, classes, n, guidance)
+        judge = find_features(features, network.shape)
         clock = time.perf_counter()
         with progress_of("tuning", trials) as progress:
             plan = lz.tune(
@@ -76,11 +85,13 @@ def tune(
                 kappa=kappa,
                 trials=trials,
                 fine_steps=max(FINE, 4 * steps),
+                features=None if judge is None else judge.features,
                 progress=progress,
             )
         about: dict[str, Any] = json.loads(plan.about)
         guided = classes is not None and guidance != 1
         about |= {"model": model, "guidance": guidance if guided else None, "labels": classes, "seed": seed}
+        about |= {} if judge is None else {"features": features}
         lz.save_plan(out, plan.described(about))
         figures = {MEASURES[name]: f"{about[name]:.4g}" for name in MEASURES if name in about}
         seconds = f"{time.perf_counter() - clock:.1f}"
