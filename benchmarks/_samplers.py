@@ -237,7 +237,8 @@ class Case:
         cheap = self.problem.dtype == np.float64 or (self.kappa > 0 and np.prod(self.problem.event) <= CHEAP_SIZE)
         number = CHEAP_NUMBER if cheap else SDE_NUMBER if self.kappa else ODE_NUMBER
         name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples, {self.trials} trials"
-        name += f", {_tuner()}"
+        features = lz.load_classifier("fashion-mnist").features if self.kappa and self.problem.name in BUNDLED else None
+        name += f", {_tuner()}" + (", in features" if features else "")
         path = None if self.cache is None else self.cache / f"{_digest(name)}.json"
         if path is not None and path.exists():
             return lz.load_plan(path)
@@ -249,6 +250,7 @@ class Case:
             kappa=self.kappa,
             trials=self.trials,
             fine_steps=max(FINE, 4 * n),
+            features=features,
         )
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@
     python benchmarks/make_plans.py --steps 4 6 --kappa 0 --guidance none
 
 One plan for every number of steps, kappa and guidance, into lazysi/assets/plans; those that exist are left alone unless
---force is given. The classes take turns.
+--force is given. The classes take turns. With --features the SDE's are fitted in pixels and in the features of the
+bundled classifier.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--guidance", nargs="+", default=list(GUIDANCE), choices=list(GUIDANCE))
     parser.add_argument("--trials", type=int, default=60, help="grids (ODE) or samplers (SDE) tried for each plan")
     parser.add_argument("--count", type=int, default=None, help="samples to fit on (default: by kappa)")
+    parser.add_argument("--features", action="store_true", help="SDE: take distances in the classifier's features too")
     parser.add_argument("--force", action="store_true", help="make plans that exist, too")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
@@ -46,6 +48,7 @@ def main() -> None:
         ]
 
     model, rows = lz.load_pretrained(MODEL), []
+    classifier = lz.load_classifier(MODEL) if arguments.features else None
     for steps, kappa, guidance in wanted:
         path = PLANS / f"{plan_name(MODEL, steps, kappa, GUIDANCE[guidance])}.json"
         if path.exists() and not (arguments.force or arguments.smoke):
@@ -57,13 +60,15 @@ def main() -> None:
         labels, start = jnp.arange(count) % model.config.classes, time.perf_counter()
         field = model.field(labels, guidance=GUIDANCE[guidance])
         shape = (count, *model.shape)
-        plan = lz.tune(jax.random.key(0), field, shape, steps, kappa=kappa, trials=trials, fine_steps=fine)
+        options = {"features": classifier.features} if classifier and kappa else {}
+        plan = lz.tune(jax.random.key(0), field, shape, steps, kappa=kappa, trials=trials, fine_steps=fine, **options)
         about = json.loads(plan.about) | {
             "model": MODEL,
             "guidance": GUIDANCE[guidance],
             "labels": list(range(10)),
             "seed": 0,
         }
+        about |= {"features": MODEL} if options else {}
         if not arguments.smoke:
             lz.save_plan(path, plan.described(about))
         error, floor = about.get("rms", about.get("sliced_wasserstein")), about.get("floor", "")
