@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import check_refused, run
+from flax import nnx
 from small_network import CONFIG, random_parameters, save_network
 
 import lazysi as lz
 from lazysi.defaults import default_method
 from lazysi.models import pretrained
+from lazysi.models.classifier import Classifier, ClassifierConfig, save_classifier
 
 FLOAT32 = 1e-5  # the same samples by another program
 
@@ -78,6 +80,33 @@ def test_a_plan_for_the_sde_names_the_floor(tmp_path, model):
     assert float(lz.load_plan(tmp_path / "plan.json").kappa) == 1
 
 
+@pytest.mark.slow
+def test_features_of_a_classifier_count(tmp_path, model):
+    """The plan is that of `tune` with this classifier's features, and says whose they were."""
+    config = ClassifierConfig(image_size=8, channels=CONFIG.channels, width=3, features=5, classes=2)
+    parameters = nnx.state(Classifier(config, rngs=nnx.Rngs(0)), nnx.Param)
+    judge, out = tmp_path / "c.safetensors", tmp_path / "plan.json"
+    save_classifier(judge, config, parameters, "ab", {}, test_accuracy=0.5)
+    arguments = ["--model", model, "--steps", 2, "--kappa", 1, "--trials", 1, "-n", 8, "--labels", "none"]
+    result = run("tune", *arguments, "--features", judge, "--out", out)
+    assert result.exit_code == 0, result.output
+    plan, network = lz.load_plan(out), lz.load_pretrained(model)
+    features = lz.load_classifier(judge).features
+    same = lz.tune(jax.random.key(0), network.field(), (8, *network.shape), 2, kappa=1.0, trials=1, features=features)
+    for ours, theirs in zip(jax.tree.leaves(plan), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    about = json.loads(plan.about)
+    assert about["features"] == str(judge)
+    assert about["energy_distance"] == json.loads(same.about)["energy_distance"]
+
+
+def test_features_are_those_of_the_models_images(tmp_path, model):
+    arguments = ["--model", model, "--kappa", 1, "--features", "fashion-mnist", "--out", tmp_path / "p.json"]
+    sentence = "expected images of the classifier's shape (28, 28, 1), or none as classifier, got (8, 8, 1)"
+    check_refused(run("tune", *arguments), sentence)
+    assert list(tmp_path.iterdir()) == [model]
+
+
 def test_a_plan_decides_steps_and_kappa(tmp_path, model):
     save_default_plan(tmp_path / "plan.json")
     plain, _ = draw(model, tmp_path / "a.npz", "--steps", 2)
@@ -137,6 +166,11 @@ def test_the_bundled_model_can_be_tuned(tmp_path):
         (["--guidance", "inf"], "expected `--guidance` to be finite, got inf"),
         (["--labels", "hat"], "got 'hat'"),
         (["--model", "imagenet"], "expected a weights file or one of the bundled models"),
+        (
+            ["--features", "fashion-mnist"],
+            "expected --features for an SDE, --kappa above 0, got --features",
+        ),
+        (["--kappa", "1", "--features", "cifar"], "expected a weights file or one of the bundled classifiers"),
         (["--out", "plan.txt"], "expected a file name ending in .json, got plan.txt"),
         (["--out", "missing/plan.json"], "expected an existing directory to write plan.json to, got missing"),
     ],
