@@ -35,7 +35,6 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 
@@ -43,7 +42,8 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS, sample_counts  # noqa: E402
-from _report import RESULTS, append_rows, label_axes, least, most_samples, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
+from _report_sde import COLUMNS, SOLVER, Row, best_rows, by_energy, draw, ratios  # noqa: E402
 from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_of, others  # noqa: E402
 
 from lazysi import metrics  # noqa: E402
@@ -55,51 +55,11 @@ COUNT, KEPT = 5000, 2  # of the others; grids of a sampler that are kept
 # samples on which grids are tried, elsewhere 1000
 SCREEN = {"fashion-mnist": 120, "fashion-mnist, guidance 2": 120, "digits": 250, "digits, guidance 2": 250}
 LAW_SEEDS, SCREEN_SEED, SEED = (10, 11), 7, 20
-SOLVER = "SDE-DPM-Solver++(2M)"
 FINALISTS = {SOLVER: 3, EULER: 1, "others": 1}  # runs with all samples of these baselines, the nearest ones
 MOST_OF_ENERGY = 1000  # samples with which an energy distance is taken, that of all pairs: those that choose grids
 BLOCKS = 10  # from which the standard error of an excess is estimated
 FILE = RESULTS / "few_steps_sde.csv"
 Sample = tuple[np.ndarray, np.ndarray]  # samples and their features
-
-
-class Row(NamedTuple):
-    """A run: distances to draws of the law, those between the draws, and total standard deviations."""
-
-    field: str
-    kappa: float
-    kind: str
-    sampler: str
-    grid: str
-    evaluations: int
-    samples: int
-    sliced: float
-    sliced_floor: float
-    sliced_chance: float
-    frechet: float
-    frechet_floor: float
-    std: float
-    law_std: float
-    energy: float
-
-    @property
-    def sliced_excess(self) -> float:
-        """Signed root of the excess of the squared distance."""
-        square = self.sliced**2 - self.sliced_floor**2
-        return float(np.sign(square) * np.sqrt(np.abs(square)))
-
-    @property
-    def frechet_excess(self) -> float:
-        return self.frechet - self.frechet_floor
-
-    @property
-    def variance_ratio(self) -> float:
-        """Total variance over the law's."""
-        return (self.std / self.law_std) ** 2
-
-
-COLUMNS = ("field", "kappa", "kind", "sampler", "grid", "evaluations", "samples", "sliced W2", "its floor")
-COLUMNS += ("excess by chance", "Frechet", "its floor", "std", "std of the law", "energy distance")
 
 
 class Laws:
@@ -188,16 +148,6 @@ def mean_distances(pairs: Iterable[tuple[Sample, Sample]]) -> tuple[float, float
     return float(np.sqrt(mean_sliced(pairs))), float(np.mean(frechet))
 
 
-def by_excess(rows: list[Row]) -> list[Row]:
-    """The rows in order of their sliced distance, NaN last."""
-    return sorted(rows, key=lambda row: np.nan_to_num(row.sliced_excess, nan=np.inf))
-
-
-def by_energy(rows: list[Row]) -> list[Row]:
-    """The rows in order of their energy distance, those without one last, in order of their sliced distance."""
-    return sorted(by_excess(rows), key=lambda row: np.nan_to_num(row.energy, nan=np.inf))
-
-
 def measure(
     names: list[str],
     kappas: list[float],
@@ -260,106 +210,6 @@ def measure_at(
         for grid in sampler.grids:
             if grid not in there and (sampler.kind in {"ours", "tuned"} or (sampler.name, grid) in chosen):
                 add([laws.compare(all_of_them, sampler, grid)])
-
-
-def compared(rows: list[Row], field: str, kappa: float, n: int) -> list[Row]:
-    """Finite rows of one comparison, all of the largest number of samples."""
-    here = [row for row in rows if (row.field, row.kappa, row.evaluations) == (field, kappa, n)]
-    count = most_samples(here)
-    return [row for row in here if row.samples == count and np.isfinite(row.sliced)]
-
-
-def cases(rows: list[Row]) -> list[tuple[str, float]]:
-    """Fields and kappas, in order of appearance."""
-    return list(dict.fromkeys((row.field, row.kappa) for row in rows))
-
-
-def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
-    """Least excess of the sliced W2: one row per field, kappa, sampler and number of samples."""
-    table: dict[tuple[object, ...], dict[int, float]] = {}
-    for row in rows:
-        line = table.setdefault((row.field, f"{row.kappa:g}", row.kind, row.sampler, row.samples), {})
-        line[row.evaluations] = float(np.fmin(line.get(row.evaluations, np.nan), row.sliced_excess))
-    return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
-
-
-def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
-    """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; total variances over the law's."""
-    table: list[list[object]] = []
-    for field, kappa in cases(rows):
-        here = {n: compared(rows, field, kappa, n) for n in budgets}
-        for ours in ("default", "plan"):
-            mine = {n: [row for row in here[n] if row.sampler == ours] for n in budgets}
-            head = [field, f"{kappa:g}", ours]
-            for label in (SOLVER, "best baseline"):
-                theirs = {
-                    n: [r for r in here[n] if others(r.kind) and (label != SOLVER or SOLVER in r.sampler)] for n in here
-                }
-                for measure, name in (("sliced_excess", "sliced W2 excess"), ("frechet_excess", "Frechet excess")):
-                    line = [ratio(least(mine[n], measure), least(theirs[n], measure)) for n in budgets]
-                    table.append([*head, label, name, *line])
-                errors = [ratio_error(by_excess(mine[n]), by_excess(theirs[n])) for n in budgets]
-                table.append([*head, label, "standard error of the sliced W2 excess", *errors])
-            table.append([*head, "the law", "total variance", *(least(mine[n], "variance_ratio") for n in budgets)])
-        nearest = {n: by_excess([row for row in here[n] if SOLVER in row.sampler])[:1] for n in budgets}
-        spreads = [least(nearest[n], "variance_ratio") for n in budgets]
-        table.append([field, f"{kappa:g}", SOLVER, "the law", "total variance", *spreads])
-    return table
-
-
-def on_floor(excess: float, floor: float) -> float:
-    """The distance that has this signed excess over a floor."""
-    return float(np.sqrt(max(floor**2 + np.sign(excess) * excess**2, 0.0))) if np.isfinite(excess) else float("nan")
-
-
-def ratio(mine: float, theirs: float) -> float:
-    """NaN where the other has no excess."""
-    return mine / theirs if theirs > 0 else float("nan")
-
-
-def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
-    """Standard error of the ratio of the first rows' excesses, to first order in those of their squares."""
-    if not mine or not theirs or theirs[0].sliced_excess <= 0:
-        return float("nan")
-    ours, other = mine[0], theirs[0]
-    first, second = ours.sliced_excess**2, other.sliced_excess**2
-    # of r^2, and of r = sqrt(r^2) where that is larger than its error
-    error = np.hypot(ours.sliced_chance**2 / second, first * other.sliced_chance**2 / second**2)
-    return float(error / (2 * max(np.sqrt(first / second), np.sqrt(error) / 2)))
-
-
-def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
-    """One panel per field and kappa that ours ran on: least sliced distances, all on the floor of ours (a few rows are
-    of other draws of the law, or of fewer: what is theirs is the excess), and that floor."""
-    import matplotlib.pyplot as plt
-
-    # without what has only runs that chose grids, of fewer samples
-    complete = {(row.field, row.kappa) for row in rows if row.kind == "ours"}
-    panels = sorted(complete, key=lambda case: (case[1], case[0]))
-    columns = min(len(panels), 3)
-    size = (4 * columns, 3.3 * -(-len(panels) // columns))
-    figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.ravel()[len(panels) :]:
-        axis.remove()
-    for axis, (field, kappa) in zip(axes.ravel(), panels, strict=False):
-        here = {n: compared(rows, field, kappa, n) for n in budgets}
-        ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
-        floors = {n: least([row for row in here[n] if row.kind == "ours"], "sliced_floor") for n in ran}
-        for label, members in {
-            SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
-            "other baselines": {n: [r for r in here[n] if others(r.kind) and SOLVER not in r.sampler] for n in ran},
-            "default": {n: [row for row in here[n] if row.kind == "ours"] for n in ran},
-            "plan": {n: [row for row in here[n] if row.kind == "tuned"] for n in ran},
-        }.items():
-            distances = [on_floor(least(members[n], "sliced_excess"), floors[n]) for n in ran]
-            axis.plot(ran, distances, marker="o", markersize=3, label=label)
-        axis.plot(ran, list(floors.values()), color="grey", linestyle="dashed", label="draws of the law")
-        label_axes(axis, f"{field}, kappa {kappa:g}", ran)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("sliced W2 to the fine-grid law")
-    axes[0, 0].legend(fontsize=7)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
 
 
 def main() -> None:
