@@ -60,7 +60,7 @@ def asking(field: Field, dtype: np.dtype) -> Predict:
     return predict
 
 
-def takes(field: Field, u: np.ndarray) -> bool:
+def takes(field: Field, u: jax.Array | np.ndarray) -> bool:
     """Whether a field takes so few samples; one that holds values of a batch other than as `PerSample` does not."""
     try:
         data = jax.eval_shape(field, jnp.zeros((), u.dtype), jax.ShapeDtypeStruct(u.shape, u.dtype)).data
@@ -301,7 +301,7 @@ def refine_law(
     """
     solve, count = _Recurrence(table, predict, normals, for_law=True), len(law)
     seen, moves = eqx.filter_jit(view), eqx.filter_jit(lambda x, dx: jax.jvp(view, (x,), (dx,))[1])
-    law = np.asarray(seen(law))
+    law = np.asarray(seen(jnp.asarray(law)))
     chosen = _chosen(law.shape[1], max(1, MOST_ENTRIES // count))
     law = law[:, chosen]
     distance = eqx.filter_jit(jax.value_and_grad(energy_distance))
@@ -310,7 +310,7 @@ def refine_law(
         if not solve.allowed(numbers):
             return _Judged(np.inf, law, law, law)
         end = solve.states_of(numbers)[-1]
-        of_end = np.asarray(seen(end))[:, chosen]
+        of_end = np.asarray(seen(jnp.asarray(end)))[:, chosen]
         if not np.isfinite(of_end).all():
             return _Judged(np.inf, end, of_end, of_end)
         error, slope = distance(of_end, law)

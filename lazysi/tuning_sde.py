@@ -88,7 +88,7 @@ def fit_sde(
     checked += [check_of(table) for table in refined[1:]]
     chosen, own = min(checked, key=lambda one: rank(one.error)), checked[0]
     if chosen is not own and np.isfinite(own.error):  # so few samples let something else seem better by chance
-        seen = (eqx.filter_jit(view)(samples) for samples in (chosen.samples, own.samples, check.law))
+        seen = (eqx.filter_jit(view)(jnp.asarray(samples)) for samples in (chosen.samples, own.samples, check.law))
         difference, error = eqx.filter_jit(energy_difference)(*seen)
         chosen = chosen if difference < -error else own
 
