@@ -159,6 +159,7 @@ def cached(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np
 def _tuner() -> str:
     """Digest of the code that fits plans, without which an old plan would be kept for one that it no longer makes."""
     parts = ("tuning", "tuning_ode", "tuning_sde", "searching", "refining", "common_noise", "defaults", "multistep")
+    parts += ("metrics", "views", "fields")
     sources = (Path(lz.__file__).with_name(f"{part}.py").read_bytes() for part in parts)
     return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
 
@@ -220,6 +221,11 @@ class Case:
         n = options.pop("steps")
         return cached(self.cache, name, lambda: self.ours(self.count, n, seed=seed, **options).samples)
 
+    @property
+    def in_features(self) -> bool:
+        """Whether plans that are fitted here are fitted in features."""
+        return self.kappa > 0 and self.problem.name in BUNDLED
+
     def bundled_plan(self, n: int) -> lz.Plan | None:
         """The one that comes with the package, if there is one for this field, kappa and number of evaluations."""
         if self.problem.name not in BUNDLED:
@@ -230,14 +236,15 @@ class Case:
             return None
 
     def _plan(self, n: int) -> lz.Plan:
-        """The bundled one, or what `lazysi tune` would make; from more samples where they cost little."""
+        """The bundled one, or what `lazysi tune` would make; from more samples where they cost little, for the SDE of
+        the bundled network in the features of its classifier."""
         plan = self.bundled_plan(n)
         if plan is not None:
             return plan
         cheap = self.problem.dtype == np.float64 or (self.kappa > 0 and np.prod(self.problem.event) <= CHEAP_SIZE)
         number = CHEAP_NUMBER if cheap else SDE_NUMBER if self.kappa else ODE_NUMBER
         name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples, {self.trials} trials"
-        features = lz.load_classifier("fashion-mnist").features if self.kappa and self.problem.name in BUNDLED else None
+        features = lz.load_classifier("fashion-mnist").features if self.in_features else None
         name += f", {_tuner()}" + (", in features" if features else "")
         path = None if self.cache is None else self.cache / f"{_digest(name)}.json"
         if path is not None and path.exists():
@@ -289,7 +296,8 @@ class Case:
         bundled = self.bundled_plan(n)
         # a field of the bundled plans is tuned on here only where the package has none for any number of steps
         if bundled is not None or (n in TUNED and not (self.problem.name in BUNDLED and self.kappa in {0, 1})):
-            label = f"{self.trials} trials" if bundled is None else "bundled"
+            here = f"{self.trials} trials" + (", in features" if self.in_features else "")
+            label = here if bundled is None else "bundled"
             planned = _of_table(lambda grid: self.plan(n).table) if self.kappa else None
             yield Sampler(
                 "tuned", "plan", (label,), n, lambda grid, count: self.ours(count, n, plan=self.plan(n)), planned

@@ -67,12 +67,13 @@ def select(field: Field, indices: Array) -> Field:
 def in_chunks(run: Callable[[Array], Tree], batch: int, chunk: int | None) -> Tree:
     """What `run` makes of the samples 0, ..., batch - 1, given by their indices, at most `chunk` of them at a time.
 
-    The last chunk is filled up with the first samples again, and cut.
+    The chunks are equal; the last one is filled up with the first samples again, and cut.
     """
     indices = jnp.arange(batch)
     if chunk is None or chunk >= batch:
         return run(indices)
-    parts = jax.lax.map(run, jnp.resize(indices, (-(-batch // chunk), chunk)))
+    count = -(-batch // chunk)
+    parts = jax.lax.map(run, jnp.resize(indices, (count, -(-batch // count))))
     return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[:batch], parts)
 
 

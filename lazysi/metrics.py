@@ -207,7 +207,7 @@ def _distances(a: Array, b: Array) -> Array:
     """Mean distance of every point of `a` to those of `b` but that of its number, with a derivative where they meet."""
     with jax.default_matmul_precision("highest"):
         squares = _squared_distances(a, b)
-    apart = ~jnp.eye(len(a), dtype=bool) & (squares > 0)
+    apart = ~jnp.eye(len(a), dtype=bool) & ~(squares <= 0)  # NaN too, so that it is not a distance of 0
     return jnp.sum(jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1)), 0), axis=1) / (len(a) - 1)
 
 

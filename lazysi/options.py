@@ -140,6 +140,8 @@ def as_index(value: ArrayLike) -> Array | np.ndarray:
         TypeError: if it is no whole number.
     """
     if isinstance(value, jax.Array):
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"expected one whole number, got an array of shape {value.shape} and type {value.dtype}")
         return value
     return np.asarray(operator.index(value), jax.dtypes.canonicalize_dtype(int))  # pyright: ignore[reportArgumentType]
 

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazysi.fields import Field, Prediction, in_chunks, select
-from lazysi.metrics import Features, energy_distance
+from lazysi.fields import Field, PerSample, Prediction, in_chunks, select
+from lazysi.metrics import energy_distance
 from lazysi.multistep import HISTORY, Table
+from lazysi.views import View, push, see
 
 __all__ = [
     "RIDGE",
@@ -27,7 +28,6 @@ __all__ = [
     "affordable_rounds",
     "asking",
     "combine",
-    "flat",
     "follow",
     "quantity",
     "refine",
@@ -51,7 +51,10 @@ Predict = Callable[[float, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (angle
 
 
 def asking(field: Field, dtype: np.dtype) -> Predict:
-    """A field on NumPy arrays, asked at angles in this dtype; on a CPU for parts of a batch in turn: that is faster."""
+    """A field on NumPy arrays, asked at angles in this dtype.
+
+    On a CPU one that holds values of the samples is asked for parts of a large batch in turn, which is faster.
+    """
 
     def predict(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         noise, data = _ask(field, jnp.asarray(angle, dtype), jnp.asarray(u))
@@ -64,7 +67,7 @@ def takes(field: Field, u: jax.Array | np.ndarray) -> bool:
     """Whether a field takes so few samples; one that holds values of a batch other than as `PerSample` does not."""
     try:
         data = jax.eval_shape(field, jnp.zeros((), u.dtype), jax.ShapeDtypeStruct(u.shape, u.dtype)).data
-    except (TypeError, ValueError):
+    except Exception:  # of a user's function; asked for the whole batch, it raises what is wrong with it
         return False
     return data.shape == u.shape
 
@@ -72,9 +75,16 @@ def takes(field: Field, u: jax.Array | np.ndarray) -> bool:
 @eqx.filter_jit
 def _ask(field: Field, angle: jax.Array, u: jax.Array) -> Prediction:
     part = max(LEAST_PART, MOST_AT_ONCE // u[0].size)
-    if part >= len(u) or jax.default_backend() != "cpu" or not takes(select(field, jnp.arange(part)), u[:part]):
+    # a function of no values may know the batch by its rows
+    held = any(isinstance(leaf, PerSample) for leaf in jax.tree.leaves(field, is_leaf=_is_per_sample))
+    few = u[:part]
+    if jax.default_backend() != "cpu" or not held or not takes(select(field, jnp.arange(len(few))), few):
         return field(angle, u)
     return in_chunks(lambda rows: select(field, rows)(angle, u[rows]), len(u), part)
+
+
+def _is_per_sample(leaf: Any) -> bool:
+    return isinstance(leaf, PerSample)
 
 
 def quantity(table: Table, n: int, prediction: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -261,11 +271,6 @@ class _Judged(NamedTuple):
     slope: np.ndarray
 
 
-def flat(x: jax.Array) -> jax.Array:
-    """Samples as rows of a matrix."""
-    return x.reshape(len(x), -1)
-
-
 def refine_law(
     table: Table,
     predict: Predict,
@@ -273,7 +278,7 @@ def refine_law(
     law: np.ndarray,
     *,
     rounds: int,
-    view: Features = flat,
+    view: View = View(),  # noqa: B008
     report: Callable[[int], None] = lambda number: None,
 ) -> list[Table]:
     """Tables whose weights and angles bring the law of the end states ever nearer to that of some samples, in energy
@@ -292,25 +297,27 @@ def refine_law(
             `SampleNoise.shared`), which then tell laws apart that are much nearer than two draws are.
         law: samples, as many as there are normals.
         rounds: Hessians taken.
-        view: what the distance is taken in, of samples (count, *event) a matrix (count, d); of many large ones a random
-            part of its columns counts.
+        view: what the distance is taken in. Of the entries of many large samples a random part counts, for all.
         report: called with the number of rounds done at the beginning of each.
 
     Returns:
         the table after each round that found a nearer one, the one given first; an empty list where that one fails.
     """
-    solve, count = _Recurrence(table, predict, normals, for_law=True), len(law)
-    seen, moves = eqx.filter_jit(view), eqx.filter_jit(lambda x, dx: jax.jvp(view, (x,), (dx,))[1])
-    law = np.asarray(seen(jnp.asarray(law)))
-    chosen = _chosen(law.shape[1], max(1, MOST_ENTRIES // count))
-    law = law[:, chosen]
+    solve, (count, size) = _Recurrence(table, predict, normals, for_law=True), (len(law), law[0].size)
+    chosen = _chosen(size, max(1, MOST_ENTRIES // count))
+
+    def part(columns: jax.Array) -> np.ndarray:
+        entries = np.asarray(columns)[:, chosen] * np.asarray(np.sqrt(size / len(chosen)), columns.dtype)
+        return np.concatenate([entries, columns[:, size:]], axis=1)
+
+    law = part(see(view, law))
     distance = eqx.filter_jit(jax.value_and_grad(energy_distance))
 
     def judge(numbers: np.ndarray) -> _Judged:
         if not solve.allowed(numbers):
             return _Judged(np.inf, law, law, law)
         end = solve.states_of(numbers)[-1]
-        of_end = np.asarray(seen(jnp.asarray(end)))[:, chosen]
+        of_end = part(see(view, end))
         if not np.isfinite(of_end).all():
             return _Judged(np.inf, end, of_end, of_end)
         error, slope = distance(of_end, law)
@@ -322,7 +329,7 @@ def refine_law(
         return []
     for number in range(rounds):
         report(number)
-        columns = np.stack([np.asarray(moves(now.end, move))[:, chosen] for move in solve.derivatives(numbers)])
+        columns = np.stack([part(push(view, now.end, move)) for move in solve.derivatives(numbers)])
         if not np.isfinite(columns).all():
             break
         gradient = np.einsum("pnd,nd->p", columns, now.slope).astype(float)
@@ -346,7 +353,8 @@ def _curvature(x: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarr
     all samples move alike; x (n, d), columns (p, n, d)."""
     n = len(x)
     x = x - x.mean(axis=0)
-    squares = np.maximum((x**2).sum(1)[:, None] + (x**2).sum(1) - 2 * x @ x.T, 0).astype(float)
+    exact = x.astype(float)  # a float32 difference of squares is no distance between near neighbours
+    squares = np.maximum((exact**2).sum(1)[:, None] + (exact**2).sum(1) - 2 * exact @ exact.T, 0)
     apart = ~np.eye(n, dtype=bool) & (squares > 0)
     inverse = np.where(apart, 1 / np.sqrt(np.where(apart, squares, 1)), 0)
     weighted = np.stack([inverse.astype(x.dtype) @ column for column in columns])

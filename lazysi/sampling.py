@@ -82,7 +82,8 @@ def sample(
             number of steps (slower); needed for adaptive SDE solves. None draws increments afresh.
         chunk_size: largest number of samples in memory at once; the samples do not change.
         first: index of the first sample: with `first=100` they are samples 100, 101, ... of this key, and
-            have the values of these numbers in a field that holds some per sample. Not compiled in.
+            have the values of these numbers in a field that holds some per sample. Not compiled in; while it is traced
+            nothing can check that the field holds so many.
         return_log_prob: also return log densities under the model, from the same pass: the solver's own steps for the
             density (see `likelihood`). For the ODE and one-step solvers; by default `diffrax.Heun` where no schedule is
             given, at two evaluations a step.
@@ -125,8 +126,9 @@ def sample(
         probes=probes,
     )
     options, first = tabulated(options, shape[1:]), as_index(first)
-    if known(first):  # else below, while tracing; this goes through all weights
-        check_field(field, int(first) + shape[0])
+    number = known(first)
+    if number is not None and number != 0:  # slow: of 0, and of those traced for the batch alone, `_sample` checks it
+        check_field(field, int(number) + shape[0])
     return cast(Array, _sample(key, field, first, options, shape=shape))  # a pair, if that is asked for
 
 

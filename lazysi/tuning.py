@@ -47,17 +47,17 @@ def tune(
         kappa: relative diffusion.
         trials: grids (ODE) or samplers (SDE) tried.
         fine_steps: of the solution that counts as exact.
-        features: (batch, *event) to (batch, d), differentiable, for the SDE: the energy distance is taken in samples
-            and features side by side, features scaled to spread as far as the samples do. Details that count for
-            little among all entries then count, as they do in a Frechet distance in these features.
+        features: (batch, *event) to (batch, d), for the SDE, differentiable in forward mode, called with parts of the
+            batch: the energy distance is taken in samples and features side by side, features scaled to spread as far
+            as the samples do. What counts for little among all entries then counts as in a Frechet distance in these.
         progress: called with the fraction done and a word on the best so far.
 
     Returns:
         the plan with the least error on the held-out half, for the SDE on a held-out draw, if it is ahead of the
             default method there by a standard error, and else the default method. `plan.about` is JSON text of what was
             measured: for the ODE `rms` on that half; for the SDE, on a further draw that decided nothing,
-            `energy_distance` (0 on average for the right law; with `features`, beside these), `sliced_wasserstein` with
-            the `floor` that a fine-grid draw scores, `total_std` and `total_std_law`.
+            `energy_distance` (0 on average for the right law; with `features`, in samples and these),
+            `sliced_wasserstein` with the `floor` that a fine-grid draw scores, `total_std` and `total_std_law`.
 
     Raises:
         ValueError: if an argument is out of range, or the batch is smaller than 8.

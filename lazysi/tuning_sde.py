@@ -18,20 +18,23 @@ from jaxtyping import PRNGKeyArray
 
 from lazysi.common_noise import CommonNoise, table_of
 from lazysi.defaults import default_method, fine_options
-from lazysi.fields import Field, in_chunks
+from lazysi.fields import Field
 from lazysi.frames import Frame
 from lazysi.metrics import Features, energy_difference, energy_distance, sliced_wasserstein, total_std
 from lazysi.moments import isotropic
 from lazysi.multistep import Table, angle_variable, log_variable, time_variable
-from lazysi.refining import affordable_rounds, flat, refine_law
+from lazysi.refining import affordable_rounds, refine_law
 from lazysi.sampling import sample
 from lazysi.searching import Candidate, Progress, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
+from lazysi.views import View, beside, scaled, see
 
 __all__ = ["fit_sde"]
 
 FINALISTS = 5  # of the search, and the default
-PART = 64  # samples whose features are taken at once
+
+
+_distance, _difference = eqx.filter_jit(energy_distance), eqx.filter_jit(energy_difference)
 
 
 class Checked(NamedTuple):
@@ -54,18 +57,25 @@ def fit_sde(
     features: Features | None,
 ) -> tuple[Table, dict[str, float]]:
     """The best table on a draw that was not fitted to, and what it measured on a third; arguments as of `tune`."""
+    view = View() if features is None else beside(features, shape, jnp.result_type(float))
     fit, check, final = (_Draw(k, field, shape, kappa, fine_steps) for k in jax.random.split(key, 3))
+    view = scaled(view, fit.law)
+    for draw in (fit, check, final):
+        draw.seen = see(view, draw.law)
+        if not bool(jnp.isfinite(draw.seen).all()):
+            raise ValueError("expected finite `features`, got NaN or infinity")
     rounds = affordable_rounds(steps, trials)
-    view = flat if features is None else _beside(features, fit.law)
-    distance = eqx.filter_jit(lambda x, y: energy_distance(view(x), view(y)))
+
+    def distance(samples: np.ndarray, draw: _Draw) -> float:
+        return float(_distance(see(view, samples), draw.seen))
 
     def evaluate(parameters: np.ndarray) -> Candidate:
         table = _sde_table(steps, kappa, parameters)
-        return Candidate(float(distance(fit.samples(table), fit.law)), parameters, table)
+        return Candidate(distance(fit.samples(table), fit), parameters, table)
 
     def check_of(table: Table) -> Checked:
         samples = check.samples(table)
-        return Checked(float(distance(samples, check.law)), table, samples)
+        return Checked(distance(samples, check), table, samples)
 
     def report(number: int, error: float) -> None:
         progress(number / (trials + rounds + 1), f"energy distance {error:.5f}")
@@ -88,15 +98,14 @@ def fit_sde(
     checked += [check_of(table) for table in refined[1:]]
     chosen, own = min(checked, key=lambda one: rank(one.error)), checked[0]
     if chosen is not own and np.isfinite(own.error):  # so few samples let something else seem better by chance
-        seen = (eqx.filter_jit(view)(jnp.asarray(samples)) for samples in (chosen.samples, own.samples, check.law))
-        difference, error = eqx.filter_jit(energy_difference)(*seen)
+        difference, error = _difference(see(view, chosen.samples), see(view, own.samples), check.seen)
         chosen = chosen if difference < -error else own
 
     # all of the above chose among candidates, which makes the least figure optimistic
     samples = final.samples(chosen.table)
     direction_key = jax.random.fold_in(key, 3)
     about = {
-        "energy_distance": distance(samples, final.law),
+        "energy_distance": distance(samples, final),
         "sliced_wasserstein": sliced_wasserstein(direction_key, samples, check.law),
         "floor": sliced_wasserstein(direction_key, final.law, check.law),
         "total_std": total_std(samples),
@@ -106,25 +115,10 @@ def fit_sde(
     return chosen.table, {name: float(value) for name, value in about.items()}
 
 
-def _beside(features: Features, law: np.ndarray) -> Features:
-    """Samples with their features beside them, these scaled to spread about their mean as far as the samples do.
-
-    Raises:
-        ValueError: if the features of the law are not one finite vector for each sample, or all alike.
-    """
-    in_parts = lambda x: in_chunks(lambda rows: features(x[rows]), len(x), PART)  # noqa: E731
-    found = np.asarray(eqx.filter_jit(in_parts)(jnp.asarray(law)))
-    if found.ndim != 2 or len(found) != len(law) or not np.isfinite(found).all():
-        raise ValueError(f"expected finite features of shape ({len(law)}, d) from `features`, got {found.shape}")
-    spreads = [float(np.sqrt(np.sum(np.var(x.reshape(len(x), -1), axis=0, dtype=float)))) for x in (law, found)]
-    if not spreads[1]:
-        raise ValueError("expected `features` that tell samples apart, got the same for all")
-    scale = spreads[0] / spreads[1]
-    return lambda x: jnp.concatenate([flat(x), (scale * in_parts(x)).astype(x.dtype)], axis=1)
-
-
 class _Draw(CommonNoise):
-    """Samples of the fine grid, and those of any table from the same noise."""
+    """Samples of the fine grid, those of any table from the same noise, and what is seen of the former."""
+
+    seen: jax.Array
 
     def __init__(self, key: PRNGKeyArray, field: Field, shape: tuple[int, ...], kappa: float, fine_steps: int) -> None:
         self.law = np.asarray(sample(key, field, shape, kappa=kappa, **fine_options(fine_steps, noisy=True)))

@@ -104,7 +104,7 @@ def test_bad_input_gets_one_sentence_exit_code_2_and_no_file(tmp_path, monkeypat
 
 def test_features_are_those_of_the_models_images(tmp_path, model):
     result = run("fit-schedule", "--model", model, "--features", "fashion-mnist", "--out", tmp_path / "s.json")
-    check_refused(result, "expected images of the classifier's shape (28, 28, 1), or none as classifier, got (8, 8, 1)")
+    check_refused(result, "expected images of the classifier's shape (28, 28, 1), or 'none' for it, got (8, 8, 1)")
     assert list(tmp_path.iterdir()) == [model]
 
 

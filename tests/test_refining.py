@@ -9,8 +9,9 @@ import pytest
 import lazysi as lz
 from lazysi.common_noise import CommonNoise, default_table
 from lazysi.metrics import energy_distance
-from lazysi.refining import _curvature, affordable_rounds, asking, flat, follow, refine, refine_law
+from lazysi.refining import _curvature, affordable_rounds, asking, follow, refine, refine_law
 from lazysi.tuning_sde import _sde_table
+from lazysi.views import View
 
 STEPS, STD = 5, 0.5
 
@@ -116,7 +117,7 @@ def sde(steps, count, seed=0):
     return common, law, wrong
 
 
-@pytest.mark.parametrize("view", [flat, lambda x: jnp.concatenate([x, jnp.sin(3 * x), x**2], axis=1)])
+@pytest.mark.parametrize("view", [View(), View(lambda x: jnp.concatenate([jnp.sin(3 * x), x**2], axis=1))])
 def test_the_way_back_to_a_law(view):
     """A variance that is too small is the law's again, on the noise it was fitted to and on another, also where the
     distance is taken in features."""
@@ -157,13 +158,29 @@ def test_large_samples_of_a_law_are_thinned_out(monkeypatch):
     assert abs(float(energy_distance(common.samples(after), law))) < 0.01
 
 
-def test_features_tell_what_the_distance_hardly_sees():
-    """Of a table whose error is small in three entries, a view of their squares finds more."""
+def test_features_have_their_own_nearest_table():
+    """With features that outweigh the entries the table is nearer in these than that of the entries alone, which do
+    not agree with them here: the law that is meant is another one."""
     common, law, wrong = sde(4, 300)
-    seen = lambda x: 100 * x[:, :1] ** 2  # noqa: E731
-    last = refine_law(wrong, predict, common.normals(wrong), law, rounds=2, view=seen)[-1]
-    before, after = (float(energy_distance(seen(common.samples(table)), seen(law))) for table in (wrong, last))
-    assert abs(after) < 0.1 * before
+    law = law * np.asarray([1.5, 1.0, 1.0], law.dtype)  # no table has this law
+    view = View(lambda x: x[:, :1], 100.0)
+    errors = []
+    for chosen in (View(), view):
+        last = refine_law(wrong, predict, common.normals(wrong), law, rounds=2, view=chosen)[-1]
+        errors.append(float(energy_distance(common.samples(last)[:, :1], law[:, :1])))
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_thinned_entries_keep_their_weight_beside_features(monkeypatch):
+    """Two of three entries are left out; the third has the spread of all, and no feature is."""
+    seen = []
+    monkeypatch.setattr("lazysi.refining.MOST_ENTRIES", 300)
+    monkeypatch.setattr("lazysi.refining._curvature", lambda x, columns: seen.append(x) or _curvature(x, columns))
+    common, law, wrong = sde(4, 300)
+    refine_law(wrong, predict, common.normals(wrong), law, rounds=1, view=View(jnp.sin))
+    spreads, all_of_them = np.var(seen[0], axis=0), np.var(common.samples(wrong), axis=0)
+    assert spreads.shape == (1 + 3,)
+    assert spreads[0] == pytest.approx(all_of_them.sum(), rel=0.2)  # one of three that are alike but for chance
 
 
 def test_a_law_that_fails_is_left():
@@ -204,22 +221,34 @@ def test_curvature_is_that_of_the_energy_distance_at_the_right_law():
 
 
 class Labelled(eqx.Module):
-    """Predictions that show the label of every sample."""
+    """Predictions that show the label of every sample; remembers how many it was asked for."""
 
     labels: lz.PerSample | jax.Array
+    asked: list = eqx.field(static=True)
 
     def __call__(self, angle, u):
         labels = self.labels.values if isinstance(self.labels, lz.PerSample) else self.labels
+        assert len(labels) == len(u)
+        self.asked.append(len(u))
         return lz.Prediction(u * jnp.cos(angle), u + labels[:, None])
 
 
-@pytest.mark.parametrize("count", [3, 4, 10])
-@pytest.mark.parametrize("held", [lz.PerSample, lambda labels: labels])
-def test_a_batch_is_asked_for_in_parts(monkeypatch, count, held):
+@pytest.mark.parametrize(("count", "part"), [(3, 3), (4, 4), (5, 3), (10, 4)])
+@pytest.mark.parametrize("held", [lz.PerSample, lambda labels: labels], ids=["of samples", "of the batch"])
+def test_a_batch_is_asked_for_in_equal_parts(monkeypatch, count, part, held):
     """Every sample keeps its label, in a field that takes fewer samples and in one for its own batch alone."""
     monkeypatch.setattr("lazysi.refining.LEAST_PART", 4)
     monkeypatch.setattr("lazysi.refining.MOST_AT_ONCE", 8)
-    labels, u = jnp.arange(float(count)), start()[:count]
-    noise, data = asking(Labelled(held(labels)), u.dtype)(0.5, u)
+    labels, u, asked = jnp.arange(float(count)), start()[:count], []
+    noise, data = asking(Labelled(held(labels), asked), u.dtype)(0.5, u)
     np.testing.assert_allclose(noise, u * np.cos(0.5), rtol=1e-6)
     np.testing.assert_allclose(data, u + np.arange(count)[:, None], rtol=1e-6)
+    assert asked[-1] == (part if held is lz.PerSample else count)
+
+
+def test_a_field_that_may_know_its_batch_by_the_rows_is_asked_for_all_of_it(monkeypatch):
+    monkeypatch.setattr("lazysi.refining.LEAST_PART", 4)
+    monkeypatch.setattr("lazysi.refining.MOST_AT_ONCE", 8)
+    by_rows = lambda angle, u: lz.Prediction(u, u + jnp.arange(len(u))[:, None])  # noqa: E731
+    u = start()[:10]
+    np.testing.assert_allclose(asking(by_rows, u.dtype)(0.5, u)[1], u + np.arange(10)[:, None], rtol=1e-6)

@@ -394,6 +394,9 @@ def test_the_first_index_is_a_whole_number_that_fits():
         draw(2**32 + 5)
     with pytest.raises(TypeError):
         draw(2.5)
+    for several in (jnp.asarray([3]), jnp.asarray(3.0)):
+        with pytest.raises(TypeError, match="expected one whole number, got an array of shape"):
+            draw(several)
 
 
 def test_later_samples_have_the_values_of_their_numbers():

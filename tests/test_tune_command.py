@@ -102,7 +102,7 @@ def test_features_of_a_classifier_count(tmp_path, model):
 
 def test_features_are_those_of_the_models_images(tmp_path, model):
     arguments = ["--model", model, "--kappa", 1, "--features", "fashion-mnist", "--out", tmp_path / "p.json"]
-    sentence = "expected images of the classifier's shape (28, 28, 1), or none as classifier, got (8, 8, 1)"
+    sentence = "expected images of the classifier's shape (28, 28, 1), or 'none' for it, got (8, 8, 1)"
     check_refused(run("tune", *arguments), sentence)
     assert list(tmp_path.iterdir()) == [model]
 

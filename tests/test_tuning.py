@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import lazysi as lz
+from lazysi import tuning_sde
 from lazysi.common_noise import default_table
 from lazysi.multistep import log_variable
+from lazysi.refining import refine_law
 from lazysi.searching import grid_of_parameters
 from lazysi.tuning_sde import _sde_start, _sde_table
 
@@ -127,29 +129,64 @@ def test_progress_rises_and_the_key_decides(kappa):
     assert other.about != plan.about
 
 
-def test_features_count_beside_the_samples():
-    """A plan fitted with features is another one, and its energy distance is that of both, on one scale."""
-    field = FIELDS["modes"]()
+def test_features_count_beside_the_samples(monkeypatch):
+    """On one scale with the samples; in the search, the refinement, both choices and the figure."""
+    field, seen = FIELDS["modes"](), []
+    monkeypatch.setattr(
+        tuning_sde, "refine_law", lambda *a, view, **o: seen.append(view) or refine_law(*a, view=view, **o)
+    )
     tune = lambda **options: lz.tune(KEY, field, (16, 2), 2, kappa=1.0, trials=7, fine_steps=8, **options)  # noqa: E731
     plain, same = tune(), tune(features=lambda x: 7 * x + 3)
     about = json.loads(plain.about), json.loads(same.about)
     assert about[1]["energy_distance"] == pytest.approx(2**0.5 * about[0]["energy_distance"], rel=1e-3)
     for first, second in zip(jax.tree.leaves(plain), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(first, second, atol=1e-3)
-    other = tune(features=lambda x: jnp.sin(4 * x[:, :1]))
-    assert json.loads(other.about)["energy_distance"] != pytest.approx(about[0]["energy_distance"], rel=0.01)
+    heard = []
+    other = tune(features=lambda x: jnp.sin(4 * x[:, :1]), progress=lambda fraction, message: heard.append(message))
+    assert not np.allclose(other.table.weights, plain.table.weights, atol=1e-3)
+    x = np.ones((16, 2), np.float32)
+    assert [view(x).shape[1] for view in seen] == [2, 4, 3]
+    tune(progress=lambda fraction, message: heard.append(message))
+    assert heard[0] != heard[len(heard) // 2]  # the search, beginning with the same sampler
 
 
 def test_features_that_do_not_serve_are_refused():
     field = FIELDS["modes"]()
-    for kappa, features, sentence in [
-        (0.0, lambda x: x, "expected `features` for an SDE, `kappa` above 0"),
-        (1.0, lambda x: jnp.sum(x), r"expected finite features of shape \(16, d\) from `features`, got"),
-        (1.0, lambda x: x * jnp.nan, r"expected finite features of shape \(16, d\) from `features`, got \(16, 2\)"),
-        (1.0, lambda x: jnp.ones((len(x), 3)), "expected `features` that tell samples apart, got the same for all"),
-    ]:
-        with pytest.raises(ValueError, match=sentence):
-            lz.tune(KEY, field, (16, 2), 2, kappa=kappa, trials=7, fine_steps=8, features=features)
+    tune = lambda features, count=16, kappa=1.0: lz.tune(  # noqa: E731
+        KEY, field, (count, 2), 2, kappa=kappa, trials=7, fine_steps=8, features=features
+    )
+    with pytest.raises(ValueError, match="expected `features` for an SDE, `kappa` above 0"):
+        tune(lambda x: x, kappa=0.0)
+    for features, got in [(jnp.sum, "()"), (lambda x: x[:0], "(0, 2)"), (lambda x: x.reshape(-1, 1), "(100, 1)")]:
+        with pytest.raises(
+            ValueError, match=r"expected `features` of shape \(50, d\) for so many samples, got"
+        ) as raised:
+            tune(features, 100)
+        assert got in str(raised.value)
+    with pytest.raises(ValueError, match="expected `features` of real numbers, got int32"):
+        tune(lambda x: x.astype(jnp.int32))
+    with pytest.raises(ValueError, match="expected finite `features`, got NaN"):
+        tune(lambda x: x * jnp.nan)
+    with pytest.raises(ValueError, match="expected `features` that tell samples apart, got the same for all"):
+        tune(lambda x: 1 + 1e-7 * x)
+
+
+def test_a_sampler_whose_features_fail_is_not_the_nearest(monkeypatch):
+    """A candidate that leaves where the features are finite is last, not first."""
+    field, made = FIELDS["modes"](), []
+
+    def table(steps, kappa, parameters):
+        made.append(parameters)
+        found = _sde_table(steps, kappa, parameters)
+        return eqx.tree_at(lambda t: t.weights, found, 40 * found.weights) if len(made) == 3 else found
+
+    monkeypatch.setattr(tuning_sde, "_sde_table", table)
+    plan = lz.tune(
+        KEY, field, (64, 2), 2, kappa=1.0, trials=7, fine_steps=8, features=lambda x: jnp.sqrt(9 - jnp.abs(x))
+    )
+    about = json.loads(plan.about)
+    assert len(made) == 7
+    assert about["total_std"] == pytest.approx(about["total_std_law"], rel=0.2)
 
 
 def test_one_step_is_a_data_prediction():

@@ -110,7 +110,7 @@ def check_features(classifier: "PretrainedClassifier | None", shape: tuple[int, 
     """Refuse a classifier of images of another shape."""
     if classifier is not None and classifier.config.shape != tuple(shape):
         raise ValueError(
-            f"expected images of the classifier's shape {classifier.config.shape}, or none as classifier, got {shape}"
+            f"expected images of the classifier's shape {classifier.config.shape}, or 'none' for it, got {shape}"
         )
 
 
