@@ -226,6 +226,11 @@ class Case:
         """Whether plans that are fitted here are fitted in features."""
         return self.kappa > 0 and self.problem.name in BUNDLED
 
+    @property
+    def fitting(self) -> str:
+        """How plans that are fitted here are, in a word."""
+        return f"{self.trials} trials" + (", in features" if self.in_features else "")
+
     def bundled_plan(self, n: int) -> lz.Plan | None:
         """The one that comes with the package, if there is one for this field, kappa and number of evaluations."""
         if self.problem.name not in BUNDLED:
@@ -243,9 +248,9 @@ class Case:
             return plan
         cheap = self.problem.dtype == np.float64 or (self.kappa > 0 and np.prod(self.problem.event) <= CHEAP_SIZE)
         number = CHEAP_NUMBER if cheap else SDE_NUMBER if self.kappa else ODE_NUMBER
-        name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples, {self.trials} trials"
+        name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples"
+        name += f", {self.fitting}, {_tuner()}"
         features = lz.load_classifier("fashion-mnist").features if self.in_features else None
-        name += f", {_tuner()}" + (", in features" if features else "")
         path = None if self.cache is None else self.cache / f"{_digest(name)}.json"
         if path is not None and path.exists():
             return lz.load_plan(path)
@@ -296,8 +301,7 @@ class Case:
         bundled = self.bundled_plan(n)
         # a field of the bundled plans is tuned on here only where the package has none for any number of steps
         if bundled is not None or (n in TUNED and not (self.problem.name in BUNDLED and self.kappa in {0, 1})):
-            here = f"{self.trials} trials" + (", in features" if self.in_features else "")
-            label = here if bundled is None else "bundled"
+            label = self.fitting if bundled is None else "bundled"
             planned = _of_table(lambda grid: self.plan(n).table) if self.kappa else None
             yield Sampler(
                 "tuned", "plan", (label,), n, lambda grid, count: self.ours(count, n, plan=self.plan(n)), planned

@@ -23,9 +23,11 @@ __all__ = [
     "PerSample",
     "Prediction",
     "data_field",
+    "equal_chunk",
     "guided",
     "in_chunks",
     "noise_field",
+    "per_sample",
     "score_field",
     "select",
     "unit_velocity",
@@ -58,10 +60,22 @@ class PerSample(eqx.Module):
 def select(field: Field, indices: Array) -> Field:
     """The field for the samples `indices`: every `PerSample` inside is cut to these rows."""
     return jax.tree.map(
-        lambda leaf: PerSample(leaf.values[indices]) if isinstance(leaf, PerSample) else leaf,
-        field,
-        is_leaf=lambda leaf: isinstance(leaf, PerSample),
+        lambda leaf: PerSample(leaf.values[indices]) if _is_per_sample(leaf) else leaf, field, is_leaf=_is_per_sample
     )
+
+
+def per_sample(field: Field) -> list[PerSample]:
+    """All `PerSample` inside a field."""
+    return [leaf for leaf in jax.tree.leaves(field, is_leaf=_is_per_sample) if _is_per_sample(leaf)]
+
+
+def _is_per_sample(leaf: object) -> bool:
+    return isinstance(leaf, PerSample)
+
+
+def equal_chunk(batch: int, most: int) -> int:
+    """Size of the chunks, as equal and as few as can be, of at most so many samples."""
+    return -(-batch // -(-batch // most))
 
 
 def in_chunks(run: Callable[[Array], Tree], batch: int, chunk: int | None) -> Tree:
@@ -72,8 +86,8 @@ def in_chunks(run: Callable[[Array], Tree], batch: int, chunk: int | None) -> Tr
     indices = jnp.arange(batch)
     if chunk is None or chunk >= batch:
         return run(indices)
-    count = -(-batch // chunk)
-    parts = jax.lax.map(run, jnp.resize(indices, (count, -(-batch // count))))
+    chunk = equal_chunk(batch, chunk)
+    parts = jax.lax.map(run, jnp.resize(indices, (-(-batch // chunk), chunk)))
     return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[:batch], parts)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike
 
 from lazysi.checks import check_number, known
 from lazysi.dynamics import Kappa
-from lazysi.fields import Field, PerSample
+from lazysi.fields import Field, per_sample
 from lazysi.frames import Frame
 from lazysi.grids import Grid
 from lazysi.moments import Moments
@@ -167,8 +167,8 @@ def check_field(field: Field, batch: int) -> None:
     Raises:
         ValueError: with the two numbers.
     """
-    for leaf in jax.tree.leaves(field, is_leaf=lambda leaf: isinstance(leaf, PerSample)):
-        if isinstance(leaf, PerSample) and jnp.shape(leaf.values)[0] < batch:
+    for leaf in per_sample(field):
+        if jnp.shape(leaf.values)[0] < batch:
             raise ValueError(
                 f"expected values for {batch} samples in the field's `PerSample`, got {jnp.shape(leaf.values)[0]}"
             )

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazysi.fields import Field, PerSample, Prediction, in_chunks, select
+from lazysi.fields import Field, Prediction, equal_chunk, in_chunks, per_sample, select
 from lazysi.metrics import energy_distance
 from lazysi.multistep import HISTORY, Table
 from lazysi.views import View, push, see
@@ -74,17 +74,13 @@ def takes(field: Field, u: jax.Array | np.ndarray) -> bool:
 
 @eqx.filter_jit
 def _ask(field: Field, angle: jax.Array, u: jax.Array) -> Prediction:
-    part = max(LEAST_PART, MOST_AT_ONCE // u[0].size)
+    part = equal_chunk(len(u), max(LEAST_PART, MOST_AT_ONCE // u[0].size))
     # a function of no values may know the batch by its rows
-    held = any(isinstance(leaf, PerSample) for leaf in jax.tree.leaves(field, is_leaf=_is_per_sample))
-    few = u[:part]
-    if jax.default_backend() != "cpu" or not held or not takes(select(field, jnp.arange(len(few))), few):
+    if part == len(u) or jax.default_backend() != "cpu" or not per_sample(field):
+        return field(angle, u)
+    if not takes(select(field, jnp.arange(part)), u[:part]):
         return field(angle, u)
     return in_chunks(lambda rows: select(field, rows)(angle, u[rows]), len(u), part)
-
-
-def _is_per_sample(leaf: Any) -> bool:
-    return isinstance(leaf, PerSample)
 
 
 def quantity(table: Table, n: int, prediction: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -27,12 +27,11 @@ from lazysi.refining import affordable_rounds, refine_law
 from lazysi.sampling import sample
 from lazysi.searching import Candidate, Progress, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
-from lazysi.views import View, beside, scaled, see
+from lazysi.views import View, beside, scaled, see, see_law
 
 __all__ = ["fit_sde"]
 
 FINALISTS = 5  # of the search, and the default
-
 
 _distance, _difference = eqx.filter_jit(energy_distance), eqx.filter_jit(energy_difference)
 
@@ -61,9 +60,7 @@ def fit_sde(
     fit, check, final = (_Draw(k, field, shape, kappa, fine_steps) for k in jax.random.split(key, 3))
     view = scaled(view, fit.law)
     for draw in (fit, check, final):
-        draw.seen = see(view, draw.law)
-        if not bool(jnp.isfinite(draw.seen).all()):
-            raise ValueError("expected finite `features`, got NaN or infinity")
+        draw.seen = see_law(view, draw.law)
     rounds = affordable_rounds(steps, trials)
 
     def distance(samples: np.ndarray, draw: _Draw) -> float:

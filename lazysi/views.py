@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lazysi.fields import in_chunks
+from lazysi.fields import equal_chunk, in_chunks
 from lazysi.metrics import Features
 
-__all__ = ["View", "beside", "push", "scaled", "see"]
+__all__ = ["View", "beside", "push", "scaled", "see", "see_law"]
 
 PART = 64  # samples whose features are taken at once
 LEAST_SPREAD = 1e-5  # of features about their mean, relative to their size: less is rounding
@@ -54,8 +54,7 @@ def beside(features: Features, shape: tuple[int, ...], dtype: np.dtype) -> View:
         ValueError: if a part of the batch has no real vector of features for each sample.
         Exception: what JAX raises for features without derivatives in forward mode.
     """
-    parts = -(-shape[0] // PART)
-    part = jax.ShapeDtypeStruct((-(-shape[0] // parts), *shape[1:]), dtype)
+    part = jax.ShapeDtypeStruct((equal_chunk(shape[0], PART), *shape[1:]), dtype)
     found = jax.eval_shape(lambda x: jax.jvp(features, (x,), (x,))[0], part)
     if getattr(found, "ndim", 0) != 2 or len(found) != len(part) or not found.size:
         got = getattr(found, "shape", found)
@@ -63,6 +62,18 @@ def beside(features: Features, shape: tuple[int, ...], dtype: np.dtype) -> View:
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise ValueError(f"expected `features` of real numbers, got {found.dtype}")
     return View(eqx.filter_closure_convert(features, part))  # weights as leaves, that no program has inside
+
+
+def see_law(view: View, law: np.ndarray) -> Array:
+    """`view(law)` of samples that count as exact.
+
+    Raises:
+        ValueError: if it is not finite.
+    """
+    found = see(view, law)
+    if not bool(jnp.isfinite(found).all()):
+        raise ValueError("expected finite `features`, got NaN or infinity")
+    return found
 
 
 def scaled(view: View, law: Float[np.ndarray, "batch *event"]) -> View:
@@ -73,9 +84,7 @@ def scaled(view: View, law: Float[np.ndarray, "batch *event"]) -> View:
     """
     if view.features is None:
         return view
-    found = np.asarray(see(view, law), float)[:, law[0].size :]
-    if not np.isfinite(found).all():
-        raise ValueError("expected finite `features`, got NaN or infinity")
+    found = np.asarray(see_law(view, law), float)[:, law[0].size :]
     spread = np.sqrt(np.sum(np.var(found, axis=0)))
     if spread <= LEAST_SPREAD * np.sqrt(np.mean(np.sum(found**2, axis=1))):
         raise ValueError("expected `features` that tell samples apart, got the same for all")
