@@ -8,10 +8,10 @@
 
 ODE: RMS distance to the fine-grid end point, against evaluations of the network counted inside it. Each sampler runs on
 its own best grid for that number of evaluations, out of one list for all, those of the libraries and ours (on the large
-fields all grids are tried on the first samples, and the best two on all); and untuned, on equal steps of time, which
-is what the samplers' libraries do unless asked. One that makes an even or odd number of evaluations takes part with the
-largest that is not above. Ours: the default, untuned; some of its methods on their best grids; and plans tuned on other
-noise, those of the package for the bundled network.
+fields all grids are tried on the first samples, in rounds of more samples and fewer grids, and the best two on all);
+and untuned, on equal steps of time, which is what the samplers' libraries do unless asked. One that makes an even or
+odd number of evaluations takes part with the largest that is not above. Ours: the default, untuned; some of its methods
+on their best grids; and plans tuned on other noise, those of the package for the bundled network.
 
 Every run on all samples is a row of results/few_steps.csv, with the standard error of its RMS over samples (by the
 bootstrap) and the correlation of its squared errors with those of the default and of the plan: samples that are hard
@@ -40,10 +40,12 @@ EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
 COUNTS = {"mixture": 1024, "digits density": 2048, "digits": 256, "digits, guidance 2": 256}
 COUNT = 128  # of the larger network
 SEED = 1  # of the noise to compare on
-# samples that every grid is tried on, and grids for all samples; in the density of the digits a single sample that ends
-# at another digit counts as much as all others together, so that few samples choose by chance
-SCREEN = {"mixture": None, "digits density": 512}
-SCREEN_ELSE, KEPT = 32, 2
+# rounds in which grids are chosen: first samples that they run on, and how many are kept, in the end those for all
+# samples; in the density of the digits a single sample that ends at another digit counts as much as all others
+# together, so that few samples choose by chance
+KEPT = 2
+ROUNDS = {"mixture": (), "digits density": ((512, KEPT),)}
+ROUNDS_ELSE = (8, 8), (32, KEPT)
 RESAMPLED = 200  # times, for standard errors
 
 
@@ -112,12 +114,12 @@ class Errors:
 
 def run_grids(errors: Errors, sampler: Sampler) -> list[Row]:
     """Rows of all grids, or on a large field of the `KEPT` best on the first samples and the untuned one."""
-    grids, screen = sampler.grids, SCREEN.get(errors.case.problem.name, SCREEN_ELSE)
-    if screen is not None and screen < errors.case.count and len(grids) > KEPT and sampler.name not in ADAPTIVE:
-        found = {grid: errors.run(sampler, grid, screen)[0].mean() for grid in grids}
-        best = sorted(found, key=lambda grid: np.nan_to_num(found[grid], nan=np.inf))[:KEPT]
-        grids = tuple(grid for grid in grids if grid in best or grid == UNTUNED)
-    return [errors.row(sampler, grid) for grid in grids]
+    best = list(sampler.grids)
+    for count, kept in ROUNDS.get(errors.case.problem.name, ROUNDS_ELSE):
+        if count < errors.case.count and len(best) > kept and sampler.name not in ADAPTIVE:
+            found = {grid: errors.run(sampler, grid, count)[0].mean() for grid in best}
+            best = sorted(found, key=lambda grid: np.nan_to_num(found[grid], nan=np.inf))[:kept]
+    return [errors.row(sampler, grid) for grid in sampler.grids if grid in best or grid == UNTUNED]
 
 
 def missing_grids(rows: list[Row], case: Case, sampler: Sampler, untuned: bool) -> tuple[str, ...]:
@@ -132,7 +134,7 @@ def missing_grids(rows: list[Row], case: Case, sampler: Sampler, untuned: bool) 
     grids = {row.grid for row in ran if row.budget == sampler.budget}
     if untuned and UNTUNED in sampler.grids:
         return () if UNTUNED in grids or not others(sampler.kind) else (UNTUNED,)
-    if grids - {UNTUNED} and len(sampler.grids) > 1 and SCREEN.get(case.problem.name, SCREEN_ELSE) is not None:
+    if grids - {UNTUNED} and len(sampler.grids) > 1 and ROUNDS.get(case.problem.name, ROUNDS_ELSE):
         return () if UNTUNED in grids else (UNTUNED,)
     return tuple(grid for grid in sampler.grids if grid not in grids)
 
