@@ -26,7 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from lazysi.checks import check_number, known
 from lazysi.curves import AbstractSchedule
 from lazysi.defaults import fine_options
-from lazysi.fields import Field, select
+from lazysi.fields import Field, in_chunks, select
 from lazysi.grids import uniform_time
 from lazysi.learned import LearnedSchedule, LearnedSteps, learned_plan, learned_schedule, learned_steps
 from lazysi.metrics import Features, energy_distance
@@ -225,7 +225,7 @@ def _fine_ends(
     ends = sample(key, field, shape, kappa=kappa, chunk_size=chunk, **options)
     if not bool(jnp.all(jnp.isfinite(ends))):
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
-    return jnp.concatenate([features(ends[first : first + chunk]) for first in range(0, shape[0], chunk)])
+    return in_chunks(lambda rows: features(ends[rows]), shape[0], chunk)
 
 
 def _loss(fit: Fit, learned: Learned, indices: Array) -> Array:

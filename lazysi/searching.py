@@ -1,17 +1,31 @@
-"""Random search for the parameters of a sampler: what the tuning of the ODE and of the SDE have in common."""
+"""What the tuning of the ODE and of the SDE have in common: their arguments, and random search for parameters."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
+from lazysi.fields import Field
 from lazysi.grids import power_time
 from lazysi.multistep import Table
 
-__all__ = ["Candidate", "Progress", "grid_of_parameters", "rank", "search"]
+__all__ = ["Candidate", "Progress", "Task", "grid_of_parameters", "rank", "search"]
 
 Progress = Callable[[float, str], None]  # fraction done, a word on the best so far
+
+
+class Task(NamedTuple):
+    """What to fit a sampler to, and how: the arguments of `tune`, checked, that do not tell ODE and SDE apart."""
+
+    key: PRNGKeyArray
+    field: Field
+    shape: tuple[int, ...]
+    steps: int
+    kappa: float
+    trials: int
+    fine_steps: int
+    progress: Progress
 
 
 class Candidate(NamedTuple):

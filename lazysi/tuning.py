@@ -14,7 +14,7 @@ from lazysi.metrics import Features
 from lazysi.moments import isotropic
 from lazysi.options import check_field, check_shape, count
 from lazysi.plans import Plan
-from lazysi.searching import Progress
+from lazysi.searching import Progress, Task
 from lazysi.tuning_ode import fit_ode
 from lazysi.tuning_sde import fit_sde
 
@@ -83,9 +83,7 @@ def tune(
     relative = float(jnp.asarray(kappa))
     if features is not None and not relative:
         raise ValueError("expected `features` for an SDE, `kappa` above 0: an ODE is fitted to end points")
-    if relative:
-        table, about = fit_sde(key, field, shape, steps, relative, trials, fine_steps, progress, features)
-    else:
-        table, about = fit_ode(key, field, shape, steps, relative, trials, fine_steps, progress)
+    task = Task(key, field, shape, steps, relative, trials, fine_steps, progress)
+    table, about = fit_sde(task, features) if relative else fit_ode(task)
     about |= {"steps": steps, "batch": shape[0], "trials": trials, "fine_steps": fine_steps}
     return Plan(table, isotropic(), jnp.asarray(kappa, float), json.dumps(about))

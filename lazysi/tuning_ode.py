@@ -15,10 +15,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from lazysi.defaults import Method, default_method, fine_options
-from lazysi.fields import Field, select
+from lazysi.fields import select
 from lazysi.frames import point_frame
 from lazysi.metrics import rms
 from lazysi.moments import isotropic
@@ -26,23 +26,15 @@ from lazysi.multistep import HISTORY, Table, log_variable
 from lazysi.plans import Plan
 from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity, refine, rows_of, takes, with_rows
 from lazysi.sampling import sample, sample_path
-from lazysi.searching import Candidate, Progress, grid_of_parameters, rank, search
+from lazysi.searching import Candidate, Task, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
 
 __all__ = ["fit_ode"]
 
 
-def fit_ode(
-    key: PRNGKeyArray,
-    field: Field,
-    shape: tuple[int, ...],
-    steps: int,
-    kappa: float,
-    trials: int,
-    fine_steps: int,
-    progress: Progress,
-) -> tuple[Table, dict[str, float]]:
-    """The best table on noise that was not fitted to, and what it measured there; see `tune` for the arguments."""
+def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
+    """The best table on noise that was not fitted to, and what it measured there."""
+    key, field, shape, steps, kappa, trials, fine_steps, progress = task
     angles, path = (np.asarray(a) for a in sample_path(key, field, shape, **fine_options(fine_steps)))
     if not np.isfinite(path[-1]).all():
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")

@@ -25,7 +25,7 @@ from lazysi.moments import isotropic
 from lazysi.multistep import Table, angle_variable, log_variable, time_variable
 from lazysi.refining import affordable_rounds, refine_law
 from lazysi.sampling import sample
-from lazysi.searching import Candidate, Progress, grid_of_parameters, rank, search
+from lazysi.searching import Candidate, Task, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
 from lazysi.views import View, beside, scaled, see, see_law
 
@@ -44,18 +44,9 @@ class Checked(NamedTuple):
     samples: np.ndarray
 
 
-def fit_sde(
-    key: PRNGKeyArray,
-    field: Field,
-    shape: tuple[int, ...],
-    steps: int,
-    kappa: float,
-    trials: int,
-    fine_steps: int,
-    progress: Progress,
-    features: Features | None,
-) -> tuple[Table, dict[str, float]]:
-    """The best table on a draw that was not fitted to, and what it measured on a third; arguments as of `tune`."""
+def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, float]]:
+    """The best table on a draw that was not fitted to, and what it measured on a third; `features` as of `tune`."""
+    key, field, shape, steps, kappa, trials, fine_steps, progress = task
     view = View() if features is None else beside(features, shape, jnp.result_type(float))
     fit, check, final = (_Draw(k, field, shape, kappa, fine_steps) for k in jax.random.split(key, 3))
     view = scaled(view, fit.law)
