@@ -4,8 +4,8 @@
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
 | 2 | order 2: lazy frame in the angle | order 2: point frame in the angle, corrector |
-| 3 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
-| 4 | the same | order 2: point frame in linear time, corrector |
+| 3 | order 2: flat frame in linear time, quarter corrector | the same |
+| 4 | the same | the same, in linear time for samples of 256 entries and more |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
 | 8 to 9 | a line, with the corrector of order 3 | the same |
 | 10 to 23 | the same, frozen step last | the same |
@@ -16,9 +16,9 @@ All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps retu
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
 1.3 (for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8
 steps on (for 784 entries and more; what is above 1 grows with the logarithm of their number). For the SDE the shift
-falls with the number of steps: it is 4.5 / steps up to 3 steps and 5 / steps in 4, at least 0.75 for any number of
-entries; then the larger of 5 / steps and 6 / steps, the latter kept between 0.5 and 0.75 (for 784 entries, from 10
-steps on with half of the growth in them).
+falls with the number of steps: it is 4.5 / steps in the angle and 5 / steps in linear time; up to 4 steps at least
+0.75 for any number of entries; in more at least 6 / steps, which is kept between 0.5 and 0.75 (for 784 entries, from
+10 steps on with half of the growth in them).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -45,6 +45,7 @@ ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the
 ODE_SHIFT = 1.3
 # most steps of the SDE in the angle, with a least shift, with the whole growth of the shift
 ANGLE_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
+ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in more steps
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 # from so many steps on: power of the grid at the data
@@ -95,7 +96,8 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
         return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), shift, end)
     flat = PLAIN_ODE < steps <= FLAT_ODE
-    in_time = jnp.where(noisy, steps > ANGLE_SDE, flat)
+    sde_in_time = steps > ANGLE_SDE and entries > ANGLE_ENTRIES
+    in_time = jnp.where(noisy, sde_in_time, flat)
     frame = flat_frame() if flat else gaussian_frame()
     frame = Frame(jnp.where(noisy, 0.0, frame.weights), frame.stds, frame.moments)
 
@@ -108,11 +110,12 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         curvature=float(steps > LINE_ODE),
         variable=variable,
     )
+    of_sde = (TIME_SDE_SHIFT if sde_in_time else ANGLE_SDE_SHIFT) / steps
     if steps <= FEW_SDE:
-        of_sde = max((ANGLE_SDE_SHIFT if steps <= ANGLE_SDE else TIME_SDE_SHIFT) / steps * of_size, LEAST_SDE_RANGE[1])
+        of_sde = max(of_sde * of_size, LEAST_SDE_RANGE[1])
     else:
         least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
-        of_sde = max(TIME_SDE_SHIFT / steps, least) * (of_size if steps <= SHORT_SDE else math.sqrt(of_size))
+        of_sde = max(of_sde, least) * (of_size if steps <= SHORT_SDE else math.sqrt(of_size))
     shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size)
     denoise = noisy | (steps <= DENOISED_ODE)
     return Method(frame, solver, denoise, shift.astype(kappa.dtype), end, in_time)
