@@ -114,12 +114,13 @@ def check_features(classifier: "PretrainedClassifier | None", shape: tuple[int, 
         )
 
 
-def find_features(name: str, shape: tuple[int, ...]) -> "PretrainedClassifier | None":
-    """The classifier of this name or file for images of a shape, None for "none"."""
+def find_features(name: str, shape: tuple[int, ...] | None = None) -> "PretrainedClassifier | None":
+    """The classifier of this name or file, None for "none"; one that is not for images of this shape is refused."""
     import lazysi as lz
 
     classifier = None if name == NO_FEATURES else lz.load_classifier(name)
-    check_features(classifier, shape)
+    if shape is not None:
+        check_features(classifier, shape)
     return classifier
 
 

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from lazysi.cli.common import (
     DEFAULT_MODEL,
-    NO_FEATURES,
     ChunkSize,
     Guidance,
     Kappa,
@@ -34,6 +33,7 @@ from lazysi.cli.common import (
     conditioned,
     console,
     draw_samples,
+    find_features,
     find_labels,
     find_sampler,
 )
@@ -130,7 +130,7 @@ def evaluate(
         import lazysi as lz
         from lazysi.defaults import fine_options
 
-        judge = None if classifier == NO_FEATURES else lz.load_classifier(classifier)
+        judge = find_features(classifier)
         network = None
         if samples is None:
             network = lz.load_pretrained(model)
