@@ -221,11 +221,10 @@ def _fine_ends(
     """Features of the fine-grid end points; for an SDE of another draw, as a noise has no end point there."""
     options = fine_options(steps, noisy=bool(kappa > 0))
     key = jax.random.fold_in(key, shape[0]) if kappa > 0 else key
-    chunk = min(CHUNK, shape[0])
-    ends = sample(key, field, shape, kappa=kappa, chunk_size=chunk, **options)
+    ends = sample(key, field, shape, kappa=kappa, chunk_size=CHUNK, **options)
     if not bool(jnp.all(jnp.isfinite(ends))):
         raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
-    return in_chunks(lambda rows: features(ends[rows]), shape[0], chunk)
+    return in_chunks(lambda rows: features(ends[rows]), shape[0], CHUNK)
 
 
 def _loss(fit: Fit, learned: Learned, indices: Array) -> Array:
