@@ -6,8 +6,9 @@
 Energy distance to fine-grid samples from the same Brownian path, with its standard error (that of the difference to the
 law itself), and total variance over the law's: common noise tells laws apart that independent draws of so many samples
 do not. Methods: the data prediction, or a frame with a fifth of a Gaussian, extrapolated in linear time or the angle,
-whole or in part, with the full correction, on grids with three shifts (times the factor for the number of entries); and
-SDE-DPM-Solver++(2M) in both versions on the same grids. The nearest are printed; all are in
+whole or in part, with the full correction, on grids with three shifts (times the factor for the number of entries); the
+data prediction by a whole line in the angle on grids with other powers at the data, too; and SDE-DPM-Solver++(2M) in
+both versions. The nearest are printed; all are in
 results/default_choice_sde.csv, where those of a field and a number of evaluations replace what was there.
 """
 
@@ -26,6 +27,7 @@ import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
 from _report import RESULTS, replace_rows, report  # noqa: E402
 from _samplers import CACHE, RESTATED_SDE, Case  # noqa: E402
+from jaxtyping import Array  # noqa: E402
 
 import lazysi as lz  # noqa: E402
 from lazysi import metrics  # noqa: E402
@@ -35,9 +37,10 @@ from lazysi.frames import Frame  # noqa: E402
 from lazysi.multistep import Table, angle_variable, time_variable  # noqa: E402
 
 EVALUATIONS = (4, 6, 8, 12)
-COUNTS = {"mixture": 2000, "digits": 1000, "digits, guidance 2": 1000}
+COUNTS = {"mixture": 2000, "digits density": 4000, "digits": 1000, "digits, guidance 2": 1000}
 COUNT, SEED, FINE = 640, 30, 128
 SHIFTS, WEIGHTS, EXTRAPOLATIONS = (0.7, 0.9, 1.25), (0.0, 0.2), (1.0, 0.9, 0.8)
+MORE_SHIFTS, POWERS = (0.9, 1.25, 2.5), (1.25, 1.5, 2.25)  # of the grids with powers
 VARIABLES = {"time": time_variable, "angle": angle_variable}
 SHOWN = 6
 FILE = RESULTS / "default_choice_sde.csv"
@@ -51,43 +54,53 @@ class Row(NamedTuple):
     kappa: float
     method: str
     shift: float
+    power: float
     energy: float
     error: float
     variance: float
 
 
-COLUMNS = ("field", "evaluations", "kappa", "method", "shift", "energy distance", "standard error", "total variance")
+COLUMNS = ("field", "evaluations", "kappa", "method", "shift", "power at the data", "energy distance")
+COLUMNS += ("standard error", "total variance")
 
 
-def tables(steps: int, kappa: float, event: tuple[int, ...]) -> Iterator[tuple[str, float, Table]]:
-    """(method, shift, table) for samples of this shape; the default's shift is not repeated."""
+def tables(steps: int, kappa: float, event: tuple[int, ...]) -> Iterator[tuple[str, float, float, Table]]:
+    """(method, shift, power, table) for samples of this shape; the default's grid is not repeated."""
     of_size, _ = by_entries(math.prod(event))
     relative, last = jnp.asarray(kappa, float), jnp.asarray(True)
-    yield "default", float("nan"), default_table(steps, kappa, event)
+    yield "default", float("nan"), float("nan"), default_table(steps, kappa, event)
+
+    def table(weight: float, extrapolation: float, variable: str, grid: Array) -> tuple[str, Table]:
+        solver = lz.Multistep(2, corrector=True, variable=VARIABLES[variable], extrapolation=extrapolation)
+        frame = Frame(jnp.asarray([weight], float), jnp.asarray([0.5], float), lz.isotropic())
+        name = f"frame {weight:g}, {extrapolation:g} of a line in {variable}"
+        return name, table_of(solver, frame, grid, relative, last)
+
+    for shift, power in itertools.product(MORE_SHIFTS, POWERS):
+        name, made = table(0.0, 1.0, "angle", lz.grids.power_time(steps, shift * of_size, end=power))
+        yield name, shift, power, made
     for shift in SHIFTS:
         grid = lz.grids.power_time(steps, shift * of_size)
         for name in ("SDE-DPM-Solver++(2M)", "SDE-DPM-Solver++(2M), heun"):
             method = RESTATED_SDE[name]
-            yield name, shift, table_of(method["solver"], method["frame"], grid, relative, last)
+            yield name, shift, 1.0, table_of(method["solver"], method["frame"], grid, relative, last)
         for weight, extrapolation, variable in itertools.product(WEIGHTS, EXTRAPOLATIONS, VARIABLES):
-            solver = lz.Multistep(2, corrector=True, variable=VARIABLES[variable], extrapolation=extrapolation)
-            frame = Frame(jnp.asarray([weight], float), jnp.asarray([0.5], float), lz.isotropic())
-            name = f"frame {weight:g}, {extrapolation:g} of a line in {variable}"
-            yield name, shift, table_of(solver, frame, grid, relative, last)
+            name, made = table(weight, extrapolation, variable, grid)
+            yield name, shift, 1.0, made
 
 
 def measure(name: str, steps: int, kappa: float, count: int, fine: int, *, keep: bool) -> list[Row]:
     """Rows of one field and number of steps, the nearest first."""
     case = Case(name, count, kappa=kappa, seed=SEED, cache=CACHE if keep else None)
     law, rows = case.fine(SEED, fine), []
-    for method, shift, table in tables(steps, kappa, case.problem.event):
+    for method, shift, power, table in tables(steps, kappa, case.problem.event):
         samples = case.shared(lambda _, noise, table=table: noise.samples(table), count, seed=SEED, steps=fine)
         energy, error, variance = float("nan"), float("nan"), float("nan")
         if np.isfinite(samples).all():
             # less that of the law to itself, which is 0
             energy, error = (float(value) for value in metrics.energy_difference(samples, law, law))
             variance = float((metrics.total_std(samples) / metrics.total_std(law)) ** 2)
-        rows.append(Row(name, steps, kappa, method, shift, energy, error, variance))
+        rows.append(Row(name, steps, kappa, method, shift, power, energy, error, variance))
     return sorted(rows, key=lambda row: np.nan_to_num(row.energy, nan=np.inf))
 
 

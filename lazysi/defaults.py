@@ -18,7 +18,8 @@ The grid is of steps of linear time with a shift that grows with the number of e
 steps on (for 784 entries and more; what is above 1 grows with the logarithm of their number). For the SDE the shift
 falls with the number of steps: it is 4.5 / steps in the angle and 5 / steps in linear time; up to 4 steps at least
 0.75 for any number of entries; in more at least 6 / steps, which is kept between 0.5 and 0.75 (for 784 entries, from
-10 steps on with half of the growth in them).
+10 steps on with half of the growth in them). For samples of fewer than 256 entries it is in 3 to 9 steps another,
+with a faster growth and a power at the data (`SMALL_SDE`).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -48,6 +49,8 @@ ANGLE_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
 ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in more steps
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
+# samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them
+SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
 # from so many steps on: power of the grid at the data
 END_POWERS = ((SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE + 1, 1.25), (0, 1.0))
 
@@ -110,15 +113,24 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         curvature=float(steps > LINE_ODE),
         variable=variable,
     )
-    of_sde = (TIME_SDE_SHIFT if sde_in_time else ANGLE_SDE_SHIFT) / steps
+    of_sde, sde_power = _sde_grid(steps, entries, in_time=sde_in_time)
+    shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size).astype(kappa.dtype)
+    end = jnp.where(noisy, 1 + (sde_power - 1) * share, end).astype(kappa.dtype)
+    return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift, end, in_time)
+
+
+def _sde_grid(steps: int, entries: int, *, in_time: bool) -> tuple[float, float]:
+    """Shift of the SDE's default for so many entries, and power at the data for 784 of them."""
+    of_size, _ = by_entries(entries)
+    if entries <= ANGLE_ENTRIES and min(SMALL_SDE) <= steps <= SHORT_SDE:
+        shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
+        shift *= (entries / ENTRIES) ** SMALL_GROWTH
+        return (max(shift, LEAST_SDE_RANGE[1]) if steps <= FEW_SDE else shift), power
+    shift = (TIME_SDE_SHIFT if in_time else ANGLE_SDE_SHIFT) / steps
     if steps <= FEW_SDE:
-        of_sde = max(of_sde * of_size, LEAST_SDE_RANGE[1])
-    else:
-        least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
-        of_sde = max(of_sde, least) * (of_size if steps <= SHORT_SDE else math.sqrt(of_size))
-    shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size)
-    denoise = noisy | (steps <= DENOISED_ODE)
-    return Method(frame, solver, denoise, shift.astype(kappa.dtype), end, in_time)
+        return max(shift * of_size, LEAST_SDE_RANGE[1]), 1.0
+    least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
+    return max(shift, least) * (of_size if steps <= SHORT_SDE else math.sqrt(of_size)), 1.0
 
 
 def fine_options(steps: int, *, noisy: bool = False) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class Frame(eqx.Module):
         exponents: r_k, of the same shape; at least 1.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or `weights` and `stds` differ in shape.
 
     Reference:
         Theory (28) to (31).
@@ -158,10 +158,14 @@ class Frame(eqx.Module):
     moments: Moments
     exponents: Float[Array, "components *event"]
 
-    def __init__(self, weights: Array, stds: Array, moments: Moments, exponents: ArrayLike = 2.0):
+    def __init__(self, weights: ArrayLike, stds: ArrayLike, moments: Moments, exponents: ArrayLike = 2.0):
+        if jnp.shape(weights) != jnp.shape(stds):
+            raise ValueError(
+                f"expected `weights` and `stds` of one shape, got {jnp.shape(weights)} and {jnp.shape(stds)}"
+            )
         _check_spectrum(known(weights), known(stds), known(exponents))
-        self.weights, self.stds, self.moments = weights, stds, moments
-        self.exponents = jnp.broadcast_to(jnp.asarray(exponents, stds.dtype), stds.shape)
+        self.weights, self.stds, self.moments = jnp.asarray(weights), jnp.asarray(stds), moments
+        self.exponents = jnp.broadcast_to(jnp.asarray(exponents, self.stds.dtype), self.stds.shape)
 
     def fraction(self, l: Array) -> Array:  # noqa: E741
         """f."""

@@ -104,7 +104,8 @@ def check_options(
     deterministic = _check_solver(solver, kappa, schedule, controller, tolerance) or log_prob
     if denoise and (schedule is not None or (deterministic and solver is not None)):
         raise ValueError(
-            "expected `denoise` with the SDE of the lazy frame alone, got it with a schedule or an ODE solver"
+            "expected `denoise` with a Multistep solver or the SDE of the lazy frame, got it with a schedule or "
+            "another solver of ODEs"
         )
     return Options(
         steps,

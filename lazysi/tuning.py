@@ -41,8 +41,8 @@ def tune(
     Args:
         key: of the noise it is fitted on.
         field: the network, with what it holds per sample (labels) for `shape[0]` samples.
-        shape: (batch, *event); half of the batch fits the weights, the other half decides. For the ODE 128 is enough
-            for images; for the SDE, whose law is compared, 256 or more.
+        shape: (batch, *event). For the ODE half of the batch fits the weights, the other half decides; 128 is enough
+            for images. For the SDE, whose law is compared, all of it fits and another draw decides; 256 or more.
         steps: network evaluations of the plan.
         kappa: relative diffusion.
         trials: grids (ODE) or samplers (SDE) tried.
@@ -60,7 +60,7 @@ def tune(
             `sliced_wasserstein` with the `floor` that a fine-grid draw scores, `total_std` and `total_std_law`.
 
     Raises:
-        ValueError: if an argument is out of range, or the batch is smaller than 8.
+        ValueError: if an argument is out of range, the batch is smaller than 8, or there are `features` for an ODE.
 
     Example:
         >>> import jax, lazysi as lz

@@ -65,12 +65,15 @@ def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
         rows = np.zeros_like(known_rows)
         for n in range(steps):
             prediction = predict(grid[n], u) if n else first_prediction
+            if not all(np.isfinite(part).all() for part in (u, *prediction)):  # away from the path, where it is unknown
+                return Candidate(np.nan, parameters, table)
             values = [quantity(table, n, prediction), *values][:HISTORY]
             features = np.stack([u, *values])
             row = _regress(features, path[numbers[n + 1]], known_rows[n, : len(features)], half)
             rows[n, : len(row)] = row
             u = combine(row, features)
-        return Candidate(float(rms(u[half:], path[-1][half:])), parameters, with_rows(table, rows))
+        error = float(rms(u[half:], path[-1][half:])) if np.isfinite(u).all() else np.nan
+        return Candidate(error, parameters, with_rows(table, rows))
 
     def evaluate(parameters: np.ndarray) -> Candidate:
         return follow(_nearest(np.asarray(grid_of_parameters(steps, parameters)), angles), parameters)

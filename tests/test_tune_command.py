@@ -126,6 +126,19 @@ def test_a_plan_decides_steps_and_kappa(tmp_path, model):
     assert found["about"]["plan"] == str(tmp_path / "plan.json")
 
 
+def test_a_plan_of_another_model_is_named(tmp_path, model):
+    arguments = ["sample", "--model", model, "-n", 2, "--out", tmp_path / "x.npz", "--plan", tmp_path / "plan.json"]
+    for about, words in [
+        ({"model": "other"}, "fitted to the model other, not to"),
+        ({"model": str(model)}, ""),
+        ({}, ""),
+    ]:
+        save_default_plan(tmp_path / "plan.json", about=json.dumps(about))
+        result = run(*arguments)
+        assert result.exit_code == 0
+        assert words in result.stderr if words else not result.stderr
+
+
 def test_bundled_plans_are_picked_by_steps_kappa_and_guidance(tmp_path, monkeypatch):
     directory = tmp_path / "assets" / "plans"
     directory.mkdir(parents=True)

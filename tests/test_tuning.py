@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import lazysi as lz
-from lazysi import tuning_sde
+from lazysi import tuning_ode, tuning_sde
 from lazysi.common_noise import default_table
 from lazysi.multistep import log_variable
 from lazysi.refining import refine_law
 from lazysi.searching import grid_of_parameters
+from lazysi.tuning_ode import _regress
 from lazysi.tuning_sde import _sde_start, _sde_table
 
 KEY, FRESH = jax.random.key(1), jax.random.key(9)
@@ -187,6 +188,26 @@ def test_a_sampler_whose_features_fail_is_not_the_nearest(monkeypatch):
     about = json.loads(plan.about)
     assert len(made) == 7
     assert about["total_std"] == pytest.approx(about["total_std_law"], rel=0.2)
+
+
+@pytest.mark.parametrize("failing", [1, 3])
+def test_a_sampler_that_leaves_where_the_field_is_finite_is_not_the_nearest(monkeypatch, failing):
+    """A candidate for the ODE whose states run away, to where the field has no value, is last: tuning goes on."""
+    field, calls = FIELDS["modes"](), []
+
+    def bounded(angle, u):
+        return jax.tree.map(lambda part: jnp.where(jnp.abs(u) > 20, jnp.nan, part), field(angle, u))
+
+    def regress(*arguments):
+        calls.append(None)
+        row = _regress(*arguments)
+        return 100 * row if len(calls) == 2 * failing - 1 else row  # two steps a candidate
+
+    monkeypatch.setattr(tuning_ode, "_regress", regress)
+    about = json.loads(lz.tune(KEY, bounded, (64, 2), 2, trials=6, fine_steps=16).about)
+    monkeypatch.undo()
+    assert about["rms"] < 1.5 * json.loads(lz.tune(KEY, field, (64, 2), 2, trials=6, fine_steps=16).about)["rms"]
+    assert len(calls) >= 11
 
 
 def test_one_step_is_a_data_prediction():

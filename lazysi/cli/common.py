@@ -42,7 +42,8 @@ ScheduleName = Annotated[
     ),
 ]
 Shift = Annotated[
-    float | None, typer.Option(help="Grid of the linear schedule with this shift (default: equal steps).")
+    float | None,
+    typer.Option(help="Equal steps of the linear schedule's time with this shift (default: by the steps)."),
 ]
 UseMoments = Annotated[bool, typer.Option(help="Use the data moments in the model file (lazy only).")]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")]
@@ -221,6 +222,9 @@ def find_plan(
     for name, value in planned.items():
         if is_given(context, name) and not abs(asked[name] - value) <= PLAN_ERROR:
             raise ValueError(f"expected --{name} of the {kind}, {value:g}, got {asked[name]:g}")
+    model = context.params.get("model")
+    if about.get("model", model) != model:  # allowed: a network trained further, or a file that was moved
+        errors.print(f"lazysi: the {kind} was fitted to the model {about['model']}, not to {model}", markup=False)
     return plan, planned["guidance"]
 
 
