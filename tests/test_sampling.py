@@ -605,7 +605,10 @@ ERRORS = {
     "float64": ({"dtype": jnp.float64}, "jax_enable_x64 to be set"),
     "float16": ({"dtype": jnp.float16}, "`dtype` float32 or float64, got float16"),
     "chunk size": ({"chunk_size": 0}, "`chunk_size` to be an integer of at least 1, got 0"),
-    "denoise": ({"denoise": True, "schedule": lz.linear()}, "`denoise` with the SDE of the lazy frame"),
+    "denoise": (
+        {"denoise": True, "schedule": lz.linear()},
+        "`denoise` with a Multistep solver or the SDE of the lazy frame",
+    ),
     "noise shape": (
         {"field": lambda angle, u: lz.Prediction(u[:1], u)},
         r"whose `noise` has the shape of the state \(3, 2\), got \(1, 2\)",
