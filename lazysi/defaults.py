@@ -122,15 +122,15 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 def _sde_grid(steps: int, entries: int, *, in_time: bool) -> tuple[float, float]:
     """Shift of the SDE's default for so many entries, and power at the data for 784 of them."""
     of_size, _ = by_entries(entries)
+    shift, power = (TIME_SDE_SHIFT if in_time else ANGLE_SDE_SHIFT) / steps, 1.0
     if entries <= ANGLE_ENTRIES and min(SMALL_SDE) <= steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
-        shift *= (entries / ENTRIES) ** SMALL_GROWTH
-        return (max(shift, LEAST_SDE_RANGE[1]) if steps <= FEW_SDE else shift), power
-    shift = (TIME_SDE_SHIFT if in_time else ANGLE_SDE_SHIFT) / steps
-    if steps <= FEW_SDE:
-        return max(shift * of_size, LEAST_SDE_RANGE[1]), 1.0
-    least = min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1])
-    return max(shift, least) * (of_size if steps <= SHORT_SDE else math.sqrt(of_size)), 1.0
+        of_size = (entries / ENTRIES) ** SMALL_GROWTH
+    elif steps > FEW_SDE:
+        shift = max(shift, min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1]))
+        of_size = of_size if steps <= SHORT_SDE else math.sqrt(of_size)
+    shift *= of_size
+    return (max(shift, LEAST_SDE_RANGE[1]) if steps <= FEW_SDE else shift), power
 
 
 def fine_options(steps: int, *, noisy: bool = False) -> dict[str, Any]:
