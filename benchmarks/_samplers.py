@@ -51,6 +51,7 @@ CACHE = Path(__file__).parent / "results" / ".cache"  # of what takes long and c
 TUNED = (3, 4, 6, 8, 12, 16)  # evaluations with a plan
 TRIALS, TUNE_SEED = 60, 0  # of plans
 CHEAP_NUMBER, CHEAP_SIZE = 1024, 64  # samples where they cost little: exact fields, and SDEs of so small an event
+LAW_NUMBER = {"mixture": 4096}  # of the SDE, where more can be told apart in minutes
 LAW_STEPS = 200  # of the fine grid
 BUNDLED = {"fashion-mnist": None, "fashion-mnist, guidance 2": 2.0}  # fields of the bundled plans, with their guidance
 UNTUNED = "shift 1"  # the grid of those who choose none: equal steps of time
@@ -248,6 +249,7 @@ class Case:
             return plan
         cheap = self.problem.dtype == np.float64 or (self.kappa > 0 and np.prod(self.problem.event) <= CHEAP_SIZE)
         number = CHEAP_NUMBER if cheap else SDE_NUMBER if self.kappa else ODE_NUMBER
+        number = LAW_NUMBER.get(self.problem.name, number) if self.kappa else number
         name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples"
         name += f", {self.fitting}, {_tuner()}"
         features = lz.load_classifier("fashion-mnist").features if self.in_features else None

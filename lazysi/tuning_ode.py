@@ -26,7 +26,7 @@ from lazysi.multistep import HISTORY, Table, log_variable
 from lazysi.plans import Plan
 from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity, refine, rows_of, takes, with_rows
 from lazysi.sampling import sample, sample_path
-from lazysi.searching import Candidate, Task, grid_of_parameters, rank, search
+from lazysi.searching import AHEAD, Candidate, Task, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
 
 __all__ = ["fit_ode"]
@@ -118,8 +118,8 @@ def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
 def _nearest_plan(
     plans: list[Plan], draw: Callable[[Plan], np.ndarray], end: np.ndarray, half: int
 ) -> tuple[int, float]:
-    """The plan nearest to the end points of the second half, and its RMS; the first if none is ahead of it by a
-    standard error, because a few samples between two outcomes can decide. One that fails there is left."""
+    """The plan nearest to the end points of the second half, and its RMS; the first if none is ahead of it by
+    `AHEAD` standard errors, because a few samples between two outcomes can decide. One that fails there is left."""
     squares = []
     for number, plan in enumerate(plans):
         try:
@@ -131,7 +131,7 @@ def _nearest_plan(
         squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
     number = min(range(len(plans)), key=lambda i: rank(squares[i].mean()))
     gain = squares[0] - squares[number]
-    if np.mean(gain) < np.std(gain, ddof=1) / math.sqrt(len(gain)):
+    if np.mean(gain) < AHEAD * np.std(gain, ddof=1) / math.sqrt(len(gain)):
         number = 0
     return number, math.sqrt(np.mean(squares[number]))
 

@@ -25,7 +25,7 @@ from lazysi.moments import isotropic
 from lazysi.multistep import Table, angle_variable, log_variable, time_variable
 from lazysi.refining import affordable_rounds, refine_law
 from lazysi.sampling import sample
-from lazysi.searching import Candidate, Task, grid_of_parameters, rank, search
+from lazysi.searching import AHEAD, Candidate, Task, grid_of_parameters, rank, search
 from lazysi.solvers import Multistep
 from lazysi.views import View, beside, scaled, see, see_law
 
@@ -87,7 +87,7 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
     chosen, own = min(checked, key=lambda one: rank(one.error)), checked[0]
     if chosen is not own and np.isfinite(own.error):  # so few samples let something else seem better by chance
         difference, error = _difference(see(view, chosen.samples), see(view, own.samples), check.seen)
-        chosen = chosen if difference < -error else own
+        chosen = chosen if difference < -AHEAD * error else own
 
     # all of the above chose among candidates, which makes the least figure optimistic
     samples = final.samples(chosen.table)
