@@ -14,7 +14,7 @@ from lazysi.common_noise import default_table
 from lazysi.multistep import log_variable
 from lazysi.refining import refine_law
 from lazysi.searching import grid_of_parameters
-from lazysi.tuning_ode import _regress
+from lazysi.tuning_ode import _nearest_plan, _regress
 from lazysi.tuning_sde import _sde_start, _sde_table
 
 KEY, FRESH = jax.random.key(1), jax.random.key(9)
@@ -188,6 +188,20 @@ def test_a_sampler_whose_features_fail_is_not_the_nearest(monkeypatch):
     about = json.loads(plan.about)
     assert len(made) == 7
     assert about["total_std"] == pytest.approx(about["total_std_law"], rel=0.2)
+
+
+@pytest.mark.parametrize(("ahead", "taken"), [(1.5, False), (2.5, True)])
+def test_the_best_of_several_has_to_be_two_standard_errors_ahead_of_the_default(monkeypatch, ahead, taken):
+    """Of eight that are as near as the default one is ahead by one standard error in three cases of four."""
+    monkeypatch.setattr(tuning_sde, "_difference", lambda *_: (-ahead, 1.0))
+    plan = lz.tune(KEY, FIELDS["modes"](), (64, 2), 2, kappa=1.0, trials=7, fine_steps=8)
+    own = default_table(2, 1.0, (2,))
+    assert np.allclose(plan.table.weights, own.weights, atol=SINGLE) == (not taken)
+
+    spread = np.random.RandomState(0).normal(size=16)
+    gains = ahead + 4 * (spread - spread.mean()) / spread.std(ddof=1)  # the mean of 16 has standard error 1
+    ends = [np.sqrt(np.concatenate([np.ones(16), 100 - gain]))[:, None] for gain in (0 * gains, gains)]
+    assert _nearest_plan([0, 1], lambda plan: ends[plan], np.zeros((32, 1)), 16)[0] == int(taken)
 
 
 @pytest.mark.parametrize("failing", [1, 3])
