@@ -175,6 +175,11 @@ def compared(rows: list[Row], field: str, n: int) -> list[Row]:
     return [row for row in here if row.samples == count and (row.budget == n or row.sampler in ADAPTIVE)]
 
 
+def baselines_of(rows: list[Row]) -> list[Row]:
+    """Those of samplers of others."""
+    return [row for row in rows if others(row.kind)]
+
+
 def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     """For every field, sampler and budget the least RMS over its grids, one row per sampler."""
     table: dict[tuple[str, str, str], dict[int, float]] = {}
@@ -199,7 +204,7 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
             values, errors = [], []
             for n in budgets:
                 here = compared(rows, field, n)
-                baselines = [row for row in here if others(row.kind)]
+                baselines = baselines_of(here)
                 if label == "untuned":
                     untuned = [row for row in baselines if row.grid == UNTUNED or row.sampler in ADAPTIVE]
                     complete = {row.sampler for row in untuned} == {row.sampler for row in baselines}
@@ -279,12 +284,8 @@ def main() -> None:
         None if arguments.smoke else "few_steps_ratios.csv",
     )
     if not arguments.smoke:
-        baselines = {
-            (field, n): [row for row in compared(rows, field, n) if others(row.kind)]
-            for field in dict.fromkeys(row.field for row in rows)
-            for n in budgets
-        }
-        untuned = {case for case, members in baselines.items() if on_equal_steps_alone(members)}
+        cases = ((field, n) for field in dict.fromkeys(row.field for row in rows) for n in budgets)
+        untuned = {case for case in cases if on_equal_steps_alone(baselines_of(compared(rows, *case)))}
         draw(best, budgets, untuned, RESULTS / "few_steps.png")
 
 
