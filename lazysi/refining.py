@@ -9,6 +9,7 @@ distance to a law that counts.
 Derivatives are differences: each costs the steps that follow its number, and none goes through the network backwards.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ GAP = 1e-4  # least step of the angles; of the gap to the next one a difference 
 ROUNDS, ATTEMPTS = 4, 4  # Jacobians, and trial steps for each on average
 # entries of the end points that count, which bounds the memory: of float64 equations, and of samples of a law
 MOST_EQUATIONS, MOST_ENTRIES = 200_000, 1_000_000
+MOST_NUMBERS = 2_000_000  # of derivatives along the differences of pairs, at once
 LEAST_PART, MOST_AT_ONCE = 64, 50_000  # samples, and entries, that a CPU asks the network for at once
 
 Predict = Callable[[float, np.ndarray], tuple[np.ndarray, np.ndarray]]  # (angle, unit states) -> noise, data
@@ -355,9 +357,14 @@ def _curvature(x: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarr
     inverse = np.where(apart, 1 / np.sqrt(np.where(apart, squares, 1)), 0)
     weighted = np.stack([inverse.astype(x.dtype) @ column for column in columns])
     straight = columns.reshape(len(columns), -1) @ weighted.reshape(len(columns), -1).T
-    along = columns @ x.T  # (p, i, j): d x_i . x_j
-    along = np.diagonal(along, axis1=1, axis2=2)[..., None] - along  # d x_i . (x_i - x_j)
-    radial = np.einsum("aij,bji,ij->ab", along, along, inverse**3, optimize=True)
+    radial, size = np.zeros_like(straight, float), max(1, int(np.sqrt(MOST_NUMBERS / len(columns))))
+    blocks = [slice(first, first + size) for first in range(0, n, size)]
+    own = np.sum(columns * x, axis=2)
+    for i, j in itertools.combinations_with_replacement(blocks, 2):  # the others are these, transposed
+        there = own[:, i, None] - columns[:, i] @ x[j].T  # d x_i . (x_i - x_j)
+        back = own[:, None, j] - np.swapaxes(columns[:, j] @ x[i].T, 1, 2)  # d x_j . (x_j - x_i)
+        weights = (there * inverse[i, j] ** 3).reshape(len(columns), -1)
+        radial += (1 if i == j else 2) * weights @ back.reshape(len(columns), -1).T
     hessian = 2 / (n * (n - 1)) * (straight + radial)
     sizes = np.mean(np.sum(np.square(columns, dtype=float), axis=2), axis=1)
     bound = 2 * np.sum(inverse) / (n * (n - 1)) * np.maximum(sizes, LEAST_SIZE * sizes.max(initial=0))

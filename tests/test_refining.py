@@ -207,8 +207,10 @@ def test_following_a_table_with_noise_is_sampling_with_it():
     np.testing.assert_allclose(follow(table, predict, np.asarray(normals)), samples, atol=1e-5)
 
 
-def test_curvature_is_that_of_the_energy_distance_at_the_right_law():
+@pytest.mark.parametrize("at_once", [50, 2_000_000])  # pairs of five samples, of all
+def test_curvature_is_that_of_the_energy_distance_at_the_right_law(monkeypatch, at_once):
     """Where both sets are the same samples, the part that is left out vanishes: compared with second differences."""
+    monkeypatch.setattr("lazysi.refining.MOST_NUMBERS", at_once)
     random = np.random.RandomState(2)
     x, columns = random.normal(size=(12, 3)), random.normal(size=(2, 12, 3))
     distance = lambda a, b: float(energy_distance(jnp.asarray(x + a * columns[0] + b * columns[1]), x))  # noqa: E731
