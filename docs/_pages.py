@@ -1,8 +1,9 @@
 """Pages that are made when the documentation is built, so that they cannot be out of date.
 
 * Every notebook, with the outputs it was committed with, becomes a page.
-* `<!-- summary -->` and `<!-- benchmarks -->` in benchmarks.md become the best results, and every benchmark script with
-  what it says about itself (question, command, time) and what it has written to benchmarks/results.
+* `<!-- summary -->`, `<!-- ratios -->` and `<!-- laws -->` in benchmarks.md become the best results and those of ours
+  over those of others, and `<!-- benchmarks -->` every benchmark script with what it says about itself (question,
+  command, time) and what it has written to benchmarks/results.
 * Numbered formulas of theory.md become targets of links.
 """
 
@@ -10,6 +11,7 @@ import ast
 import base64
 import csv
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +58,9 @@ def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> str:
         return "".join(with_targets(piece) if odd % 2 else linked(piece) for odd, piece in enumerate(pieces))
     if page.file.src_uri == "benchmarks.md":
         scripts = "\n\n".join(benchmark_section(path) for path in sorted((ROOT / "benchmarks").glob("[a-z]*.py")))
-        return markdown.replace("<!-- summary -->", few_steps_summary()).replace("<!-- benchmarks -->", scripts)
+        tables = {"summary": few_steps_summary(), "ratios": few_steps_ratios(), "laws": laws(), "benchmarks": scripts}
+        for name, content in tables.items():
+            markdown = markdown.replace(f"<!-- {name} -->", content)
     return markdown
 
 
@@ -127,6 +131,44 @@ def few_steps_summary() -> str:
                 best = min(others, key=lambda name: others[name])
                 lines.append([field, count, f"{others[best]:.3f} ({best})", *(f"{value:.3f}" for value in ours)])
     return markdown_table(["field", "evaluations", "best of the others", "default", "plan"], lines)
+
+
+def few_steps_ratios() -> str:
+    """RMS of ours over that of others, by field and number of evaluations."""
+    header, *rows = read_rows(RESULTS / "few_steps_ratios.csv")
+    found = {tuple(row[:4]): row[4:] for row in rows}
+    lines = [
+        [*head, *map(ratio, values, found[*head, "standard error"])]
+        for (*head, figure), values in found.items()
+        if figure == "ratio"
+    ]
+    return markdown_table(["field", "ours", "against", *header[4:]], lines)
+
+
+def laws() -> str:
+    """Excess of ours over that of SDE-DPM-Solver++(2M), and total variances, by field, kappa and evaluations."""
+    header, *rows = read_rows(RESULTS / "few_steps_sde_ratios.csv")
+    found = {tuple(row[:5]): row[5:] for row in rows}
+    lines = []
+    for (*case, others, measure), values in found.items():
+        if others == "SDE-DPM-Solver++(2M)" and measure == "sliced W2 excess":
+            errors, frechet = (
+                found[*case, others, name] for name in (f"standard error of the {measure}", "Frechet excess")
+            )
+            variance = found[*case, "the law", "total variance"]
+            lines.append([*case, "sliced distance", *map(ratio, values, errors)])
+            lines.append([*case, "Frechet distance", *map(ratio, frechet)])
+            lines.append([*case, "total variance", *map(ratio, variance)])
+    return markdown_table(["field", "kappa", "ours", "of", *header[5:]], lines)
+
+
+def ratio(value: str, error: str = "nan") -> str:
+    """To two places, with its standard error in brackets if there is one; of an excess below 0 that it is none."""
+    if math.isnan(float(value)):
+        return ""
+    if float(value) < 0:
+        return "at the floor"
+    return f"{float(value):.2f}" + ("" if math.isnan(float(error)) else f" ({float(error):.2f})")
 
 
 def read_rows(path: Path) -> list[list[str]]:
