@@ -93,6 +93,27 @@ def least(rows: Iterable[Any], measure: str) -> float:
     return float(np.fmin.reduce([getattr(row, measure) for row in rows], initial=np.nan))
 
 
+def panels(number: int) -> tuple[Any, np.ndarray]:
+    """A figure of so many panels, three in a row, and its axes as a matrix."""
+    import matplotlib.pyplot as plt
+
+    columns = min(number, 3)
+    rows = -(-number // columns)
+    size = (4 * columns, 3.3 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.ravel()[number:]:
+        axis.remove()
+    return figure, axes
+
+
+def save(figure: Any, file: Path) -> None:
+    """Write a figure, and let go of it."""
+    import matplotlib.pyplot as plt
+
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
 def label_axes(axis: Any, title: str, numbers: Sequence[int]) -> None:
     """Logarithmic axes against evaluations, with ticks at these numbers and no others."""
     axis.set(xscale="log", yscale="log", title=title, xlabel="network evaluations")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _report import label_axes, least, most_samples
+from _report import label_axes, least, most_samples, panels, save
 from _samplers import others
 
 __all__ = ["COLUMNS", "SOLVER", "Row", "best_rows", "by_energy", "draw", "ratios"]
@@ -130,17 +130,11 @@ def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
 def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     """One panel per field and kappa that ours ran on: least sliced distances, all on the floor of ours (a few rows are
     of other draws of the law, or of fewer: what is theirs is the excess), and that floor."""
-    import matplotlib.pyplot as plt
-
     # without what has only runs that chose grids, of fewer samples
     complete = {(row.field, row.kappa) for row in rows if row.kind == "ours"}
-    panels = sorted(complete, key=lambda case: (case[1], case[0]))
-    columns = min(len(panels), 3)
-    size = (4 * columns, 3.3 * -(-len(panels) // columns))
-    figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.ravel()[len(panels) :]:
-        axis.remove()
-    for axis, (field, kappa) in zip(axes.ravel(), panels, strict=False):
+    shown = sorted(complete, key=lambda case: (case[1], case[0]))
+    figure, axes = panels(len(shown))
+    for axis, (field, kappa) in zip(axes.ravel(), shown, strict=False):
         here = {n: compared(rows, field, kappa, n) for n in budgets}
         ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
         floors = {n: least([row for row in here[n] if row.kind == "ours"], "sliced_floor") for n in ran}
@@ -157,5 +151,4 @@ def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("sliced W2 to the fine-grid law")
     axes[0, 0].legend(fontsize=7)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save(figure, file)

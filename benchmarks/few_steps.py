@@ -33,7 +33,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS, reference, sample_counts  # noqa: E402
-from _report import RESULTS, append_rows, label_axes, most_samples, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, label_axes, most_samples, panels, read_rows, report, save  # noqa: E402
 from _samplers import ADAPTIVE, CACHE, TRIALS, UNTUNED, Case, Sampler, others  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
@@ -233,11 +233,9 @@ def ratio(ours: list[Row], baselines: list[Row]) -> tuple[float, float]:
 def draw(rows: list[list[object]], budgets: list[int], untuned: set[tuple[str, int]], file: Path) -> None:
     """One panel per field: ours against the best of the peers and of the restated samplers, which has no point where
     field and budget are in `untuned`: no baseline has been run but on equal steps."""
-    import matplotlib.pyplot as plt
-
     fields = sorted({str(row[0]) for row in rows})
-    figure, axes = plt.subplots(1, len(fields), figsize=(4 * len(fields), 3.6), squeeze=False, layout="constrained")
-    for axis, field in zip(axes[0], fields, strict=True):
+    figure, axes = panels(len(fields))
+    for axis, field in zip(axes.ravel(), fields, strict=False):
         here = [row for row in rows if row[0] == field]
         lines = {"best baseline": [row for row in here if others(str(row[1]))]}
         lines["default"] = [row for row in here if row[1] == "ours"]
@@ -250,10 +248,10 @@ def draw(rows: list[list[object]], budgets: list[int], untuned: set[tuple[str, i
                 axis.plot(budgets, least, marker="o", markersize=3, label=label)
         measured = np.isfinite(np.asarray([row[3:] for row in here], float)).any(axis=0)
         label_axes(axis, field, [n for n, some in zip(budgets, measured, strict=True) if some])
-    axes[0, 0].set_ylabel("RMS to the fine-grid end point")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("RMS to the fine-grid end point")
     axes[0, 0].legend()
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save(figure, file)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, label_axes, least, most_samples, read_rows, report  # noqa: E402
+from _report import RESULTS, append_rows, label_axes, least, most_samples, panels, read_rows, report, save  # noqa: E402
 from _samplers import CACHE, TRIALS, Case, Sampler, cached, features_of, others  # noqa: E402
 from few_steps import FILE as RMS_FILE  # noqa: E402
 from few_steps import Row as RMSRow  # noqa: E402
@@ -150,11 +150,9 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
 
 def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     """One panel per field: the default, the plan and the best baseline."""
-    import matplotlib.pyplot as plt
-
     fields = sorted({row.field for row in rows})
-    figure, axes = plt.subplots(1, len(fields), figsize=(4 * len(fields), 3.6), squeeze=False, layout="constrained")
-    for axis, field in zip(axes[0], fields, strict=True):
+    figure, axes = panels(len(fields))
+    for axis, field in zip(axes.ravel(), fields, strict=False):
         ran = [n for n in budgets if any(row.field == field and row.budget == n for row in rows)]
         rows_at = {n: compared_here(rows, field, n) for n in ran}
         curves = {"best baseline": others, "default": lambda kind: kind == "ours", "plan": lambda kind: kind == "tuned"}
@@ -162,10 +160,10 @@ def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
             lines = [least([row for row in rows_at[n] if belongs(row.kind)], "frechet") for n in ran]
             axis.plot(ran, lines, marker="o", markersize=3, label=label)
         label_axes(axis, field, ran)
-    axes[0, 0].set_ylabel("Frechet distance to the fine-grid law")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("Frechet distance to the fine-grid law")
     axes[0, 0].legend()
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save(figure, file)
 
 
 def main() -> None:
