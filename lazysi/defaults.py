@@ -3,8 +3,8 @@
 | | ODE | SDE |
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
-| 2 | order 2: lazy frame in the angle | order 2: point frame in the angle, corrector |
-| 3 | order 2: flat frame in linear time, quarter corrector | the same |
+| 2 | order 2: lazy frame in the angle | the same |
+| 3 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
 | 4 | the same | the same, in linear time for samples of 256 entries and more |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
 | 8 to 9 | a line, with the corrector of order 3 | the same |
@@ -18,8 +18,9 @@ The grid is of steps of linear time with a shift that grows with the number of e
 steps on (for 784 entries and more; what is above 1 grows with the logarithm of their number). For the SDE the shift
 falls with the number of steps: it is 4.5 / steps in the angle and 5 / steps in linear time; up to 4 steps at least
 0.75 for any number of entries; in more at least 6 / steps, which is kept between 0.5 and 0.75 (for 784 entries, from
-10 steps on with half of the growth in them). For samples of fewer than 256 entries it is in 3 to 9 steps another,
-with a faster growth and a power at the data (`SMALL_SDE`).
+10 steps on with half of the growth in them). In 2 steps, in the lazy frame, it is 1.2. For samples of fewer than 256
+entries it is 0.45 in 2 steps, for any number of them, and in 3 to 9 another, with a faster growth and a power at the
+data (`SMALL_SDE`).
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -40,7 +41,7 @@ from lazysi.solvers import Multistep
 
 __all__ = ["Method", "by_entries", "default_method", "fine_options"]
 
-PLAIN_ODE, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # most steps with these methods
+PLAIN, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 ODE_SHIFT = 1.3
@@ -49,6 +50,7 @@ ANGLE_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
 ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in more steps
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
+PLAIN_SDE_SHIFT, PLAIN_SMALL_SDE_SHIFT = 1.2, 0.45  # in 2 steps, of samples of many and of few entries
 # samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them
 SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
 # from so many steps on: power of the grid at the data
@@ -98,18 +100,19 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         shift = jnp.where(noisy | (steps <= FLAT_ODE), 1.0, ODE_SHIFT * of_size).astype(kappa.dtype)
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
         return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), shift, end)
-    flat = PLAIN_ODE < steps <= FLAT_ODE
+    flat = PLAIN < steps <= FLAT_ODE
     sde_in_time = steps > ANGLE_SDE and entries > ANGLE_ENTRIES
     in_time = jnp.where(noisy, sde_in_time, flat)
     frame = flat_frame() if flat else gaussian_frame()
-    frame = Frame(jnp.where(noisy, 0.0, frame.weights), frame.stds, frame.moments)
+    to_data = noisy & (steps > PLAIN)
+    frame = Frame(jnp.where(to_data, 0.0, frame.weights), frame.stds, frame.moments)
 
     def variable(l: Array) -> Array:  # noqa: E741
         return jnp.where(in_time, time_variable(l), angle_variable(l))
 
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
-        corrector=jnp.where(noisy, 1.0, FLAT_CORRECTOR if flat else float(steps > PLAIN_ODE)),
+        corrector=jnp.where(to_data, 1.0, FLAT_CORRECTOR if flat else float(steps > PLAIN)),
         curvature=float(steps > LINE_ODE),
         variable=variable,
     )
@@ -122,6 +125,8 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 def _sde_grid(steps: int, entries: int, *, in_time: bool) -> tuple[float, float]:
     """Shift of the SDE's default for so many entries, and power at the data for 784 of them."""
     of_size, _ = by_entries(entries)
+    if steps <= PLAIN:
+        return PLAIN_SMALL_SDE_SHIFT if entries <= ANGLE_ENTRIES else PLAIN_SDE_SHIFT * of_size, 1.0
     shift, power = (TIME_SDE_SHIFT if in_time else ANGLE_SDE_SHIFT) / steps, 1.0
     if entries <= ANGLE_ENTRIES and min(SMALL_SDE) <= steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]

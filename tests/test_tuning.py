@@ -92,6 +92,13 @@ def test_the_search_for_the_sde_begins_with_the_default_method(steps):
         np.testing.assert_allclose(first, second, atol=SINGLE)
 
 
+def test_the_search_in_two_steps_begins_with_the_default_method():
+    """Whose data prediction at the end it writes in another form, as that of a frame."""
+    field, table = FIELDS["points"](), _sde_table(2, 1.0, _sde_start(2, 1.0, 8)[0])
+    found = lz.sample(KEY, field, (50, 8), plan=lz.Plan(table, lz.isotropic(), jnp.asarray(1.0)))
+    np.testing.assert_allclose(found, lz.sample(KEY, field, (50, 8), steps=2, kappa=1.0), atol=1e-5)
+
+
 def test_a_candidate_in_a_frame_ends_with_the_data_prediction_alone():
     """As `sample` does in that frame without correction, in a form whose weights can move without leaving noise."""
     grid, method = [np.log(1.5), 0.0, 0.0], [0.6, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
@@ -194,8 +201,9 @@ def test_a_sampler_whose_features_fail_is_not_the_nearest(monkeypatch):
 def test_the_best_of_several_has_to_be_two_standard_errors_ahead_of_the_default(monkeypatch, ahead, taken):
     """Of eight that are as near as the default one is ahead by one standard error in three cases of four."""
     monkeypatch.setattr(tuning_sde, "_difference", lambda *_: (-ahead, 1.0))
-    plan = lz.tune(KEY, FIELDS["modes"](), (64, 2), 2, kappa=1.0, trials=7, fine_steps=8)
-    own = default_table(2, 1.0, (2,))
+    monkeypatch.setattr(tuning_sde, "rank", lambda error: -error)  # the farthest is chosen, which is not the default
+    plan = lz.tune(KEY, FIELDS["modes"](), (64, 2), 3, kappa=1.0, trials=7, fine_steps=12)
+    own = default_table(3, 1.0, (2,))
     assert np.allclose(plan.table.weights, own.weights, atol=SINGLE) == (not taken)
 
     spread = np.random.RandomState(0).normal(size=16)
