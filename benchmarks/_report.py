@@ -95,23 +95,15 @@ def least(rows: Iterable[Any], measure: str) -> float:
 
 def panels(number: int) -> tuple[Any, np.ndarray]:
     """A figure of so many panels, three in a row, and its axes as a matrix."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     columns = min(number, 3)
     rows = -(-number // columns)
-    size = (4 * columns, 3.3 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4 * columns, 3.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.ravel()[number:]:
         axis.remove()
     return figure, axes
-
-
-def save(figure: Any, file: Path) -> None:
-    """Write a figure, and let go of it."""
-    import matplotlib.pyplot as plt
-
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
 
 
 def label_axes(axis: Any, title: str, numbers: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _report import label_axes, least, most_samples, panels, save
+from _report import label_axes, least, most_samples, panels
 from _samplers import others
 
 __all__ = ["COLUMNS", "SOLVER", "Row", "best_rows", "by_energy", "draw", "ratios"]
@@ -151,4 +151,4 @@ def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("sliced W2 to the fine-grid law")
     axes[0, 0].legend(fontsize=7)
-    save(figure, file)
+    figure.savefig(file, dpi=130)

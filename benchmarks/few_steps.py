@@ -33,7 +33,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS, reference, sample_counts  # noqa: E402
-from _report import RESULTS, append_rows, label_axes, most_samples, panels, read_rows, report, save  # noqa: E402
+from _report import RESULTS, append_rows, label_axes, most_samples, panels, read_rows, report  # noqa: E402
 from _samplers import ADAPTIVE, CACHE, TRIALS, UNTUNED, Case, Sampler, others  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
@@ -175,11 +175,6 @@ def compared(rows: list[Row], field: str, n: int) -> list[Row]:
     return [row for row in here if row.samples == count and (row.budget == n or row.sampler in ADAPTIVE)]
 
 
-def baselines_of(rows: list[Row]) -> list[Row]:
-    """Those of samplers of others."""
-    return [row for row in rows if others(row.kind)]
-
-
 def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     """For every field, sampler and budget the least RMS over its grids, one row per sampler."""
     table: dict[tuple[str, str, str], dict[int, float]] = {}
@@ -191,9 +186,9 @@ def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
 
 
-def on_equal_steps_alone(baselines: list[Row]) -> bool:
-    """Whether nobody was run on any other grid."""
-    return {row.grid for row in baselines if row.sampler not in ADAPTIVE} == {UNTUNED}
+def on_equal_steps_alone(rows: list[Row]) -> bool:
+    """Whether no baseline was run on any other grid."""
+    return {row.grid for row in rows if others(row.kind) and row.sampler not in ADAPTIVE} == {UNTUNED}
 
 
 def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
@@ -204,7 +199,7 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
             values, errors = [], []
             for n in budgets:
                 here = compared(rows, field, n)
-                baselines = baselines_of(here)
+                baselines = [row for row in here if others(row.kind)]
                 if label == "untuned":
                     untuned = [row for row in baselines if row.grid == UNTUNED or row.sampler in ADAPTIVE]
                     complete = {row.sampler for row in untuned} == {row.sampler for row in baselines}
@@ -251,7 +246,7 @@ def draw(rows: list[list[object]], budgets: list[int], untuned: set[tuple[str, i
     for axis in axes[:, 0]:
         axis.set_ylabel("RMS to the fine-grid end point")
     axes[0, 0].legend()
-    save(figure, file)
+    figure.savefig(file, dpi=130)
 
 
 def main() -> None:
@@ -283,7 +278,7 @@ def main() -> None:
     )
     if not arguments.smoke:
         cases = ((field, n) for field in dict.fromkeys(row.field for row in rows) for n in budgets)
-        untuned = {case for case in cases if on_equal_steps_alone(baselines_of(compared(rows, *case)))}
+        untuned = {case for case in cases if on_equal_steps_alone(compared(rows, *case))}
         draw(best, budgets, untuned, RESULTS / "few_steps.png")
 
 

@@ -23,7 +23,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, label_axes, least, most_samples, panels, read_rows, report, save  # noqa: E402
+from _report import RESULTS, append_rows, label_axes, least, most_samples, panels, read_rows, report  # noqa: E402
 from _samplers import CACHE, TRIALS, Case, Sampler, cached, features_of, others  # noqa: E402
 from few_steps import FILE as RMS_FILE  # noqa: E402
 from few_steps import Row as RMSRow  # noqa: E402
@@ -163,7 +163,7 @@ def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("Frechet distance to the fine-grid law")
     axes[0, 0].legend()
-    save(figure, file)
+    figure.savefig(file, dpi=130)
 
 
 def main() -> None:

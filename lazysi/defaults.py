@@ -128,7 +128,7 @@ def _sde_grid(steps: int, entries: int, *, in_time: bool) -> tuple[float, float]
     if steps <= PLAIN:
         return PLAIN_SMALL_SDE_SHIFT if entries <= ANGLE_ENTRIES else PLAIN_SDE_SHIFT * of_size, 1.0
     shift, power = (TIME_SDE_SHIFT if in_time else ANGLE_SDE_SHIFT) / steps, 1.0
-    if entries <= ANGLE_ENTRIES and min(SMALL_SDE) <= steps <= SHORT_SDE:
+    if entries <= ANGLE_ENTRIES and steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
         of_size = (entries / ENTRIES) ** SMALL_GROWTH
     elif steps > FEW_SDE:

@@ -143,6 +143,7 @@ def test_features_count_beside_the_samples(monkeypatch):
     monkeypatch.setattr(
         tuning_sde, "refine_law", lambda *a, view, **o: seen.append(view) or refine_law(*a, view=view, **o)
     )
+    monkeypatch.setattr(tuning_sde, "AHEAD", 0)  # so few samples tell no plan from the default
     tune = lambda **options: lz.tune(KEY, field, (16, 2), 2, kappa=1.0, trials=7, fine_steps=8, **options)  # noqa: E731
     plain, same = tune(), tune(features=lambda x: 7 * x + 3)
     about = json.loads(plain.about), json.loads(same.about)
@@ -151,7 +152,7 @@ def test_features_count_beside_the_samples(monkeypatch):
         np.testing.assert_allclose(first, second, atol=1e-3)
     heard = []
     other = tune(features=lambda x: jnp.sin(4 * x[:, :1]), progress=lambda fraction, message: heard.append(message))
-    assert json.loads(other.about)["energy_distance"] != pytest.approx(about[0]["energy_distance"], rel=0.01)
+    assert not np.allclose(other.table.weights, plain.table.weights, atol=1e-3)
     x = np.ones((16, 2), np.float32)
     assert [view(x).shape[1] for view in seen] == [2, 4, 3]
     tune(progress=lambda fraction, message: heard.append(message))
