@@ -4,23 +4,25 @@
 |---|---|---|
 | 1 step | frozen step of the lazy frame | the same |
 | 2 | order 2: lazy frame in the angle | the same |
-| 3 | order 2: flat frame in linear time, quarter corrector | order 2: point frame in the angle, corrector |
-| 4 | the same | the same, in linear time for samples of 256 entries and more |
+| 3 | order 2: flat frame in linear time, quarter corrector | half a line: lazy frame in the angle |
+| 4 | the same | order 2: point frame in linear time, corrector |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
 | 8 to 9 | a line, with the corrector of order 3 | the same |
 | 10 to 23 | the same, frozen step last | the same |
 | more | order 3, frozen step last | the same |
 
 All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
+For samples of fewer than 256 entries the SDE is order 2 in the point frame from 3 steps on, in the angle, and up to 9
+begins with a step in the lazy frame, which is not corrected.
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
 1.3 (for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8
 steps on (for 784 entries and more; what is above 1 grows with the logarithm of their number). For the SDE the shift
-falls with the number of steps: it is 4.5 / steps in the angle and 5 / steps in linear time; up to 4 steps at least
-0.75 for any number of entries; in more at least 6 / steps, which is kept between 0.5 and 0.75 (for 784 entries, from
-10 steps on with half of the growth in them). In 2 steps, in the lazy frame, it is 1.2. For samples of fewer than 256
+falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the lazy frame, and then 5 / steps in linear time (4.5 /
+steps in the angle); in 4 steps at least 0.75 for any number of entries; in more at least 6 / steps, which is kept
+between 0.5 and 0.75 (for 784 entries, from 10 steps on with half of the growth in them). For samples of fewer than 256
 entries it is 0.45 in 2 steps, for any number of them, and in 3 to 9 another, with a faster growth and a power at the
-data (`SMALL_SDE`).
+data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -45,12 +47,14 @@ PLAIN, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # mo
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 ODE_SHIFT = 1.3
-# most steps of the SDE in the angle, with a least shift, with the whole growth of the shift
-ANGLE_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
+# most steps of the SDE in the lazy frame for samples of many entries, with a least shift, with the whole growth of the
+# shift and, for samples of few entries, with a first step in the lazy frame
+LAZY_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
 ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in more steps
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
-PLAIN_SDE_SHIFT, PLAIN_SMALL_SDE_SHIFT = 1.2, 0.45  # in 2 steps, of samples of many and of few entries
+LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy frame, of samples of many and few entries
+HALF_LINE = 0.5  # of what extrapolation adds, in 3 steps
 # samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them
 SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
 # from so many steps on: power of the grid at the data
@@ -101,20 +105,24 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
         return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), shift, end)
     flat = PLAIN < steps <= FLAT_ODE
-    sde_in_time = steps > ANGLE_SDE and entries > ANGLE_ENTRIES
+    few_entries = entries <= ANGLE_ENTRIES
+    sde_in_time, sde_lazy = steps > LAZY_SDE and not few_entries, steps <= (PLAIN if few_entries else LAZY_SDE)
     in_time = jnp.where(noisy, sde_in_time, flat)
     frame = flat_frame() if flat else gaussian_frame()
-    to_data = noisy & (steps > PLAIN)
-    frame = Frame(jnp.where(to_data, 0.0, frame.weights), frame.stds, frame.moments)
+    to_data = noisy & (not sde_lazy)
+    # of the SDE the point frame or the lazy one
+    frame = Frame(jnp.where(to_data, 0.0, frame.weights), jnp.where(noisy, 1.0, frame.stds), frame.moments)
 
     def variable(l: Array) -> Array:  # noqa: E741
         return jnp.where(in_time, time_variable(l), angle_variable(l))
 
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
-        corrector=jnp.where(to_data, 1.0, FLAT_CORRECTOR if flat else float(steps > PLAIN)),
+        corrector=jnp.where(noisy, 1.0 - sde_lazy, FLAT_CORRECTOR if flat else float(steps > PLAIN)),
+        extrapolation=jnp.where(noisy & sde_lazy, HALF_LINE if steps > PLAIN else 1.0, 1.0),
         curvature=float(steps > LINE_ODE),
         variable=variable,
+        lazy_start=to_data & few_entries & (steps <= SHORT_SDE),
     )
     of_sde, sde_power = _sde_grid(steps, entries, in_time=sde_in_time)
     shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size).astype(kappa.dtype)
@@ -125,8 +133,10 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 def _sde_grid(steps: int, entries: int, *, in_time: bool) -> tuple[float, float]:
     """Shift of the SDE's default for so many entries, and power at the data for 784 of them."""
     of_size, _ = by_entries(entries)
+    if steps <= LAZY_SDE and entries > ANGLE_ENTRIES:
+        return LAZY_SDE_SHIFTS[steps] * of_size, 1.0
     if steps <= PLAIN:
-        return PLAIN_SMALL_SDE_SHIFT if entries <= ANGLE_ENTRIES else PLAIN_SDE_SHIFT * of_size, 1.0
+        return PLAIN_SMALL_SDE_SHIFT, 1.0
     shift, power = (TIME_SDE_SHIFT if in_time else ANGLE_SDE_SHIFT) / steps, 1.0
     if entries <= ANGLE_ENTRIES and steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]

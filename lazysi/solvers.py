@@ -97,6 +97,8 @@ class Multistep(diffrax.AbstractItoSolver):
         curvature: factor on the second-order term of order 3.
         midpoint: whether a line through two values counts with its value in the middle of the step.
         taper: whether the order falls to 1 over the last steps.
+        lazy_start: whether the first step, from pure noise, is in the lazy frame, whatever the frame of the others, and
+            not corrected: its state then has the noise of data of variance 1, not that of a point.
 
     Raises:
         ValueError: if `order` is not 1, 2 or 3.
@@ -130,6 +132,7 @@ class Multistep(diffrax.AbstractItoSolver):
         curvature: ArrayLike = 1.0,
         midpoint: ArrayLike = False,
         taper: ArrayLike = False,
+        lazy_start: ArrayLike = False,
     ):
         value = known(order)
         if value is not None and (value.shape != () or float(value) not in {1, 2, 3}):
@@ -142,6 +145,7 @@ class Multistep(diffrax.AbstractItoSolver):
             jnp.asarray(curvature, float),
             jnp.asarray(midpoint, bool),
             jnp.asarray(taper, bool),
+            jnp.asarray(lazy_start, bool),
         )
         self.variable = variable
 

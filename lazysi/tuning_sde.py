@@ -118,8 +118,8 @@ class _Draw(CommonNoise):
 # Parameters of a sampler for the SDE: log shift and logs of two powers of the grid; weight and log standard deviation
 # of the frame; extrapolation; correction; how far the last data prediction goes on along its last change, in the point
 # frame; and, above one half, order 2 rather than 1, a variable other than the angle (log SNR, or linear time below
-# minus one half), a line that counts with its middle.
-_SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3, 0.2, 0.7, 0.7, 0.7])
+# minus one half), a line that counts with its middle, a first step in the lazy frame.
+_SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3, 0.2, 0.7, 0.7, 0.7, 0.7])
 
 
 def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
@@ -129,13 +129,13 @@ def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
     weight, log_std = float(jnp.sum(default.frame.weights)), float(jnp.log(default.frame.stds[0]))
     rule = default.solver.rule
     own = [weight, log_std, float(rule.extrapolation), float(rule.corrector), 0.0]
-    own += [float(default.solver.accuracy - 1), -float(default.in_time), float(rule.midpoint)]
+    own += [float(default.solver.accuracy - 1), -float(default.in_time), float(rule.midpoint), float(rule.lazy_start)]
     first = [float(jnp.log(default.shift)), 0.0, float(jnp.log(default.end)), *own]
-    two_m = [0.0, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
-    half = [1.0, np.log(0.5), 0.5, 0.0, 0.0, 1.0, 0.0, 0.0]
+    two_m = [0.0, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
+    half = [1.0, np.log(0.5), 0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     shifts = (1.5, 1.0, 2.0, 3.0)
     kin = [[np.log(shift), 0.0, 0.0, *method] for shift in shifts for method in (own, two_m, half)]
-    lazy = [np.log(2.0), 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    lazy = [np.log(2.0), 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     return [np.asarray(parameters) for parameters in (first, *kin, lazy)]
 
 
@@ -144,12 +144,18 @@ def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
     weight, std = np.clip(parameters[3], 0.0, 1.0), np.exp(np.clip(parameters[4], -3.0, 1.0))
     extrapolation, sharpening = np.clip(parameters[[5, 7]], -1.0, 2.0)
     corrector = np.clip(parameters[6], 0.0, 1.0)
-    second_order, in_log_snr, midpoint = parameters[8:] > 0.5
+    second_order, in_log_snr, midpoint, lazy_start = parameters[8:] > 0.5
     in_time = parameters[9] < -0.5
     frame = Frame(jnp.asarray([weight], float), jnp.asarray([std], float), isotropic())
     variable = log_variable if in_log_snr else time_variable if in_time else angle_variable
-    order = 2 if second_order else 1
-    solver = Multistep(order, corrector=corrector, variable=variable, extrapolation=extrapolation, midpoint=midpoint)
+    solver = Multistep(
+        2 if second_order else 1,
+        corrector=corrector,
+        variable=variable,
+        extrapolation=extrapolation,
+        midpoint=midpoint,
+        lazy_start=lazy_start,
+    )
     grid = grid_of_parameters(steps, parameters)
     table = table_of(solver, frame, grid, jnp.asarray(kappa, float), jnp.asarray(steps > 1))
     if steps == 1:

@@ -46,7 +46,9 @@ def point_solver(**options):
 
 def table(frame, grid, *, order=1, kappa=0.0, denoise=False, variable=angle_variable, **options):
     values = {"corrector": False, "power": 1.0, "extrapolation": 1.0, "curvature": 1.0, "midpoint": False}
-    rule = Rule(**{name: jnp.asarray(v) for name, v in (values | {"taper": False} | options).items()})
+    rule = Rule(
+        **{name: jnp.asarray(v) for name, v in (values | {"taper": False, "lazy_start": False} | options).items()}
+    )
     return tabulate(frame, grid, jnp.asarray(kappa), jnp.asarray(order), rule, variable, jnp.asarray(denoise))
 
 
@@ -256,7 +258,7 @@ def test_default_in_single_precision_follows_its_recurrence_in_double(kappa, ste
     with jax.enable_x64():
         field = lz.targets.mixture(weights, means, stds)
         method = default_method(steps, jnp.asarray(kappa, float), None, 2, one_path=False)
-        made = method.solver.table(method.frame, method.grid(steps), jnp.asarray(kappa, float), method.denoise)
+        made = method.table(method.grid(steps), jnp.asarray(kappa, float))
         noises, values = [np.asarray(noise, np.float64) for noise in noises], []
         state = noises[0]
         for n in range(steps):
@@ -304,19 +306,20 @@ def test_default_of_the_ode(steps, order, curvature, corrector, end):
 
 
 @pytest.mark.parametrize(
-    ("steps", "in_time", "shift", "small"),
-    [(3, False, 1.5, (2.75, 3)), (4, True, 1.25, (1.3, 1.5)), (5, True, 1.0, (1.1, 1.25))]
-    + [(6, True, 5 / 6, (1.1, 1.25)), (9, True, 2 / 3, (1.1, 1.25)), (10, True, 0.6, None), (12, True, 0.5, None)]
-    + [(200, True, 0.5, None)],
+    ("steps", "shift", "small"),
+    [(4, 1.25, (1.3, 1.5)), (5, 1.0, (1.1, 1.25)), (6, 5 / 6, (1.1, 1.25)), (9, 2 / 3, (1.1, 1.25))]
+    + [(10, 0.6, None), (12, 0.5, None), (200, 0.5, None)],
 )
-def test_default_of_the_sde(steps, in_time, shift, small):
+def test_default_of_the_sde(steps, shift, small):
     """Variable, frame, extrapolation and grid by the number of steps; the shift grows with the number of entries, and
-    samples of few entries stay in the angle, in 3 to 9 steps on a grid of their own."""
+    samples of few entries stay in the angle, in 4 to 9 steps on a grid of their own with a first step in the lazy
+    frame."""
     of = lambda entries: default_method(steps, jnp.ones(()), None, entries, one_path=False)  # noqa: E731
     image, growth = of(784), 1 / 7 if steps <= 9 else 1 / 14
-    assert (bool(image.in_time), int(image.solver.accuracy), float(image.solver.rule.corrector)) == (in_time, 2, 1)
-    assert float(jnp.sum(jnp.abs(image.frame.weights))) == 0
-    assert float(image.solver.rule.extrapolation) == 1
+    for method in (image, of(2)):
+        assert (int(method.solver.accuracy), float(method.solver.rule.corrector)) == (2, 1)
+        assert float(jnp.sum(jnp.abs(method.frame.weights))) == 0
+        assert float(method.solver.rule.extrapolation) == 1
     np.testing.assert_allclose([image.shift, image.end], [shift, 1], rtol=1e-6)
     np.testing.assert_allclose(of(3072).shift, shift * (3072 / 784) ** growth, rtol=1e-6)
     least = 0.75 if steps <= 4 else 0
@@ -325,7 +328,24 @@ def test_default_of_the_sde(steps, in_time, shift, small):
         expected = max(shift_small * (entries / 784) ** (growth if small is None else 1 / 5), least)
         expected = expected, 1 + (end - 1) * np.log(entries) / np.log(784)
         np.testing.assert_allclose([of(entries).shift, of(entries).end], expected, rtol=1e-6)
-    assert (bool(of(255).in_time), bool(of(256).in_time)) == (False, in_time)
+    assert (bool(of(255).in_time), bool(of(256).in_time)) == (False, True)
+    assert [bool(of(entries).solver.rule.lazy_start) for entries in (255, 256)] == [steps <= 9, False]
+
+
+def test_default_of_the_sde_in_three_steps():
+    """Half a line in the lazy frame; samples of few entries have the method of more steps."""
+    of = lambda entries: default_method(3, jnp.ones(()), None, entries, one_path=False)  # noqa: E731
+    image, grid = of(784), lz.grids.shifted_time(3, 2.0)
+    half = lz.Multistep(2, extrapolation=0.5).table(lz.gaussian_frame(), grid, jnp.ones(()), jnp.asarray(True))
+    for ours, expected in zip(jax.tree.leaves(image.table(image.grid(3), jnp.ones(()))), jax.tree.leaves(half)):
+        np.testing.assert_allclose(ours, expected, atol=10 * SINGLE)
+    np.testing.assert_allclose(of(3072).shift, 2 * (3072 / 784) ** (1 / 7), rtol=1e-6)
+    for entries in (2, 255):
+        few, growth = of(entries), 1 / 5
+        assert bool(few.solver.rule.lazy_start & ~few.in_time)
+        assert (float(few.solver.rule.extrapolation), float(jnp.sum(few.frame.weights))) == (1, 0)
+        expected = max(2.75 * (entries / 784) ** growth, 0.75), 1 + 2 * np.log(entries) / np.log(784)
+        np.testing.assert_allclose([few.shift, few.end], expected, rtol=1e-6)
 
 
 def test_default_of_the_sde_in_two_steps_is_lazy():
@@ -338,6 +358,30 @@ def test_default_of_the_sde_in_two_steps_is_lazy():
     assert float(image.solver.rule.corrector) == 0  # from pure noise alone it would go too far
     shifts = [float(of(entries).shift) for entries in (2, 255, 784, 3072)]
     np.testing.assert_allclose(shifts, [0.45, 0.45, 1.2, 1.2 * (3072 / 784) ** (1 / 7)], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("make", [lz.point_frame, lz.linear_frame, lz.flat_frame, lz.gaussian_frame])
+def test_a_lazy_start_is_the_first_step_of_the_lazy_frame_without_correction(make, kappa):
+    """The states after the first step are those of the lazy frame, in all frames; what follows is the frame's own."""
+    field = lz.targets.mixture([0.3, 0.7], [[-1.0, 0.5], [1.5, -0.5]], [0.2, 0.4])
+    grid = lz.grids.shifted_time(4)
+    options = {"order": 2, "kappa": kappa, "denoise": True}
+    begun, plain = (table(make(), grid, lazy_start=lazy, corrector=True, **options) for lazy in (True, False))
+    open_loop = table(make(), grid, corrector=False, **options)
+    lazy = table(lz.gaussian_frame(), grid, kappa=kappa)
+    u = jnp.asarray(np.random.RandomState(0).normal(size=(50, 2)))
+    noise, data = field(grid[0], u)
+
+    def first_step(made):
+        return made.stay[0] * u + made.weights[0, 0] * (made.data[0] * data - made.noise[0] * noise)
+
+    np.testing.assert_allclose(first_step(begun), first_step(lazy), atol=1e-12)
+    np.testing.assert_allclose(begun.weights[1], open_loop.weights[1], atol=1e-14)
+    np.testing.assert_allclose(begun.weights[2:], plain.weights[2:], atol=1e-14)
+    for name in ("data", "noise", "spread"):
+        np.testing.assert_array_equal(getattr(begun, name), getattr(plain, name))
 
 
 @pytest.mark.parametrize("order", [0, 4, 2.5])

@@ -92,16 +92,18 @@ def test_the_search_for_the_sde_begins_with_the_default_method(steps):
         np.testing.assert_allclose(first, second, atol=SINGLE)
 
 
-def test_the_search_in_two_steps_begins_with_the_default_method():
+@pytest.mark.parametrize(("steps", "entries"), [(2, 8), (3, 256)])
+def test_the_search_begins_with_the_default_method_in_the_lazy_frame(steps, entries):
     """Whose data prediction at the end it writes in another form, as that of a frame."""
-    field, table = FIELDS["points"](), _sde_table(2, 1.0, _sde_start(2, 1.0, 8)[0])
-    found = lz.sample(KEY, field, (50, 8), plan=lz.Plan(table, lz.isotropic(), jnp.asarray(1.0)))
-    np.testing.assert_allclose(found, lz.sample(KEY, field, (50, 8), steps=2, kappa=1.0), atol=1e-5)
+    field = lz.targets.mixture([0.5, 0.5], np.outer([-0.2, 0.3], np.ones(entries)), [0.1, 0.2])
+    table = _sde_table(steps, 1.0, _sde_start(steps, 1.0, entries)[0])
+    found = lz.sample(KEY, field, (50, entries), plan=lz.Plan(table, lz.isotropic(), jnp.asarray(1.0)))
+    np.testing.assert_allclose(found, lz.sample(KEY, field, (50, entries), steps=steps, kappa=1.0), atol=1e-5)
 
 
 def test_a_candidate_in_a_frame_ends_with_the_data_prediction_alone():
     """As `sample` does in that frame without correction, in a form whose weights can move without leaving noise."""
-    grid, method = [np.log(1.5), 0.0, 0.0], [0.6, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    grid, method = [np.log(1.5), 0.0, 0.0], [0.6, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     parameters, field, kappa = np.asarray(grid + method), FIELDS["points"](), 1.0
     table = _sde_table(4, kappa, parameters)
     assert (float(table.stay[-1]), float(table.noise[-1]), float(table.spread[-1])) == (0, 0, 0)
