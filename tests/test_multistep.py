@@ -337,7 +337,9 @@ def test_default_of_the_sde_in_three_steps():
     of = lambda entries: default_method(3, jnp.ones(()), None, entries, one_path=False)  # noqa: E731
     image, grid = of(784), lz.grids.shifted_time(3, 2.0)
     half = lz.Multistep(2, extrapolation=0.5).table(lz.gaussian_frame(), grid, jnp.ones(()), jnp.asarray(True))
-    for ours, expected in zip(jax.tree.leaves(image.table(image.grid(3), jnp.ones(()))), jax.tree.leaves(half)):
+    for ours, expected in zip(
+        jax.tree.leaves(image.table(image.grid(3), jnp.ones(()))), jax.tree.leaves(half), strict=True
+    ):
         np.testing.assert_allclose(ours, expected, atol=10 * SINGLE)
     np.testing.assert_allclose(of(3072).shift, 2 * (3072 / 784) ** (1 / 7), rtol=1e-6)
     for entries in (2, 255):
