@@ -7,9 +7,10 @@ Energy distance to fine-grid samples from the same Brownian path, with its stand
 law itself), and total variance over the law's: common noise tells laws apart that independent draws of so many samples
 do not. Methods: the data prediction, or a frame with a fifth of a Gaussian, extrapolated in linear time or the angle,
 whole or in part, with the full correction, on grids with three shifts (times the factor for the number of entries); the
-data prediction by a whole line in the angle on grids with other powers at the data, too; in 2 steps the lazy frame and
-that of a narrower Gaussian; and SDE-DPM-Solver++(2M) in both versions. The nearest are printed; all are in
-results/default_choice_sde.csv, where those of a field and a number of evaluations replace what was there.
+data prediction by a whole line in the angle on grids with other powers at the data, too, with and without a first step
+in the lazy frame; in 2 and 3 steps the lazy frame and that of a narrower Gaussian, with parts of a line in 3; and
+SDE-DPM-Solver++(2M) in both versions. The nearest are printed; all are in results/default_choice_sde.csv, where those
+of a field and a number of evaluations replace what was there.
 """
 
 import argparse
@@ -41,7 +42,8 @@ COUNTS = {"mixture": 2000, "digits density": 4000, "digits": 1000, "digits, guid
 COUNT, SEED, FINE = 640, 30, 128
 SHIFTS, WEIGHTS, EXTRAPOLATIONS = (0.7, 0.9, 1.25), (0.0, 0.2), (1.0, 0.9, 0.8)
 MORE_SHIFTS, POWERS = (0.9, 1.25, 2.5), (1.25, 1.5, 2.25)  # of the grids with powers
-LAZY_SHIFTS, LAZY_STDS = (0.5, 0.7, 0.9, 1.25, 1.7), (0.7, 1.0)  # in 2 steps
+# by steps: shifts, and parts of a line, of frames of whole Gaussians
+LAZY, LAZY_STDS = {2: ((0.5, 0.7, 0.9, 1.25, 1.7), (0.0,)), 3: ((1.25, 1.6, 2.0, 2.5), (0.25, 0.5, 0.75))}, (0.7, 1.0)
 VARIABLES = {"time": time_variable, "angle": angle_variable}
 SHOWN = 6
 FILE = RESULTS / "default_choice_sde.csv"
@@ -71,18 +73,24 @@ def tables(steps: int, kappa: float, event: tuple[int, ...]) -> Iterator[tuple[s
     relative, last = jnp.asarray(kappa, float), jnp.asarray(True)
     yield "default", float("nan"), float("nan"), default_table(steps, kappa, event)
 
-    def table(weight: float, extrapolation: float, variable: str, grid: Array) -> tuple[str, Table]:
-        solver = lz.Multistep(2, corrector=True, variable=VARIABLES[variable], extrapolation=extrapolation)
+    def table(
+        weight: float, extrapolation: float, variable: str, grid: Array, *, begin: bool = False
+    ) -> tuple[str, Table]:
+        line = {"variable": VARIABLES[variable], "extrapolation": extrapolation}
+        solver = lz.Multistep(2, corrector=True, lazy_start=begin, **line)
         frame = Frame(jnp.asarray([weight], float), jnp.asarray([0.5], float), lz.isotropic())
-        name = f"frame {weight:g}, {extrapolation:g} of a line in {variable}"
+        name = f"frame {weight:g}, {extrapolation:g} of a line in {variable}" + ", lazy start" * begin
         return name, table_of(solver, frame, grid, relative, last)
 
-    for shift, power in itertools.product(MORE_SHIFTS, POWERS):
-        name, made = table(0.0, 1.0, "angle", lz.grids.power_time(steps, shift * of_size, end=power))
+    for shift, power, begin in itertools.product(MORE_SHIFTS, POWERS, (False, True)):
+        grid = lz.grids.power_time(steps, shift * of_size, end=power)
+        name, made = table(0.0, 1.0, "angle", grid, begin=begin)
         yield name, shift, power, made
-    for shift, std in itertools.product(LAZY_SHIFTS, LAZY_STDS) if steps == 2 else ():
+    for shift, std, part in itertools.product(LAZY[steps][0], LAZY_STDS, LAZY[steps][1]) if steps in LAZY else ():
         frame, grid = lz.gaussian_frame(lz.isotropic(0.0, std)), lz.grids.power_time(steps, shift * of_size)
-        yield f"frame of a Gaussian of std {std:g}", shift, 1.0, table_of(lz.Multistep(1), frame, grid, relative, last)
+        name = f"frame of a Gaussian of std {std:g}" + f", {part:g} of a line in angle" * (steps > 2)
+        made = table_of(lz.Multistep(2, extrapolation=part), frame, grid, relative, last)
+        yield name, shift, 1.0, made
     for shift in SHIFTS:
         grid = lz.grids.power_time(steps, shift * of_size)
         for name in ("SDE-DPM-Solver++(2M)", "SDE-DPM-Solver++(2M), heun"):

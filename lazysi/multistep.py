@@ -150,7 +150,8 @@ def tabulate(
 
 def _lazy_step(l: Array, kappa: Array) -> tuple[Array, Array]:  # noqa: E741
     """(stay, weight of Q) of a first step in the lazy frame, by order 1."""
-    _, drift, stay, _ = _integrands(gaussian_frame(), l, kappa, jnp.ones_like(kappa))
+    lazy = jax.tree.map(lambda leaf: leaf.astype(l.dtype), gaussian_frame())
+    _, drift, stay, _ = _integrands(lazy, l, kappa, jnp.ones_like(kappa))
     return stay[0], jnp.sum(drift[0])
 
 
