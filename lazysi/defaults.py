@@ -54,7 +54,7 @@ ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in m
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy frame, of samples of many and few entries
-HALF_LINE = 0.5  # of what extrapolation adds, in 3 steps
+HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
 # samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them
 SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
 # from so many steps on: power of the grid at the data
@@ -118,8 +118,8 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 
     solver = Multistep(
         jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
-        corrector=jnp.where(noisy, 1.0 - sde_lazy, FLAT_CORRECTOR if flat else float(steps > PLAIN)),
-        extrapolation=jnp.where(noisy & sde_lazy, HALF_LINE if steps > PLAIN else 1.0, 1.0),
+        corrector=jnp.where(noisy, float(not sde_lazy), FLAT_CORRECTOR if flat else float(steps > PLAIN)),
+        extrapolation=jnp.where(noisy & sde_lazy, HALF_LINE, 1.0),
         curvature=float(steps > LINE_ODE),
         variable=variable,
         lazy_start=to_data & few_entries & (steps <= SHORT_SDE),
