@@ -15,8 +15,8 @@ weights. So every method is a table,
 
     v_(n+1) = stay_n v_n + sum_j weights_nj Q_(n-j) + spread_n (standard normal).
 
-From pure noise the first step may be in the lazy frame (`Rule.lazy_start`): there Q is the data prediction, less the
-state in some frames, so that only `stay` and `weights` of that row differ.
+From pure noise the first step may be lazy (`Rule.lazy_start`): the state then is sin(angle) times the data prediction,
+which is the mean of the data there, and the noise that data of variance 1 have about it, v_1 = v_0 + sin(angle_1) data.
 
 In the point frame (f = 0, G = cos, Q = data) these are DDIM, DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv
 2302.04867) and SDE-DPM-Solver++; in the Gaussian frame, the lazy dynamics (arXiv 2602.03789) by Adams-Bashforth
@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lazysi.curves import cosine
-from lazysi.frames import Frame, gaussian_frame, log_cosine, log_sine
+from lazysi.frames import Frame, log_cosine, log_sine
 
 __all__ = ["HISTORY", "Rule", "Table", "angle_variable", "log_variable", "tabulate", "time_variable"]
 
@@ -72,7 +72,7 @@ class Rule(eqx.Module):
         curvature: factor on the second-order term.
         midpoint: whether a line through two values counts with its value in the middle of the step.
         taper: whether the order falls to 1 towards the last step.
-        lazy_start: whether the first step is in the lazy frame, whatever the frame of the others, and not corrected.
+        lazy_start: whether the first step has the noise of data of variance 1, whatever the frame, uncorrected.
     """
 
     corrector: Float[Array, ""]
@@ -131,10 +131,10 @@ def tabulate(
     power = jnp.where(frame.is_open(), 0, rule.power)
     points, drift, stay, spread = _integrands(frame, l, kappa, power)
     predict, change = _continuation(order, rule, variable(l), variable(points), drift)
-    lazy_stay, lazy_weight = _lazy_step(l[:2], kappa)
-    lazy_stay = lazy_stay + lazy_weight * frame.pull(l[0])  # the state is the noise there, which Q may contain
-    stay = stay.at[0].set(jnp.where(rule.lazy_start, lazy_stay, stay[0]))
-    predict = predict.at[0, 0].set(jnp.where(rule.lazy_start, lazy_weight, predict[0, 0]))
+    # the noise of data of variance 1 about the data prediction, of which Q may have taken the state, all noise there
+    reach = jnp.sin(grid[1])
+    stay = stay.at[0].set(jnp.where(rule.lazy_start, 1 + reach * frame.pull(l[0]), stay[0]))
+    predict = predict.at[0, 0].set(jnp.where(rule.lazy_start, reach, predict[0, 0]))
     change = change.at[1:2].set(jnp.where(rule.lazy_start, 0, change[1:2]))
 
     stretch = frame.log_stretch(l[-2])
@@ -146,13 +146,6 @@ def tabulate(
     weights = predict + rule.corrector * stay[:, None] * change
     lift = jnp.exp(power * frame.log_stretch(l[:-1]))
     return Table(grid, frame.rest(l[:-1]) * lift, frame.pull(l[:-1]) * lift, stay, weights, spread)
-
-
-def _lazy_step(l: Array, kappa: Array) -> tuple[Array, Array]:  # noqa: E741
-    """(stay, weight of Q) of a first step in the lazy frame, by order 1."""
-    lazy = jax.tree.map(lambda leaf: leaf.astype(l.dtype), gaussian_frame())
-    _, drift, stay, _ = _integrands(lazy, l, kappa, jnp.ones_like(kappa))
-    return stay[0], jnp.sum(drift[0])
 
 
 def _integrands(frame: Frame, l: Array, kappa: Array, power: Array) -> tuple[Array, Array, Array, Array]:  # noqa: E741

@@ -97,8 +97,8 @@ class Multistep(diffrax.AbstractItoSolver):
         curvature: factor on the second-order term of order 3.
         midpoint: whether a line through two values counts with its value in the middle of the step.
         taper: whether the order falls to 1 over the last steps.
-        lazy_start: whether the first step, from pure noise, is in the lazy frame, whatever the frame of the others, and
-            not corrected: its state then has the noise of data of variance 1, not that of a point.
+        lazy_start: whether the first step, from pure noise, leaves the state all of its noise, as the lazy frame does
+            and as data of variance 1 have it, whatever the frame of the other steps, and is not corrected.
 
     Raises:
         ValueError: if `order` is not 1, 2 or 3.

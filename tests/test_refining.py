@@ -141,7 +141,7 @@ def test_the_way_back_to_a_law(view):
 def test_data_predictions_last_stay_so(steps, weight):
     """Whatever the frame, no noise of the state comes into the last step, by itself or in an earlier Q."""
     common, law, _ = sde(steps, 100)
-    parameters = np.asarray([0.3, 0.0, 0.0, weight, np.log(0.5), 1.0, 0.5, 0.3, 1.0, 0.0, 0.0])
+    parameters = np.asarray([0.3, 0.0, 0.0, weight, np.log(0.5), 1.0, 0.5, 0.3, 1.0, 0.0, 0.0, 0.0])
     table = _sde_table(steps, 1.0, parameters)
     last = refine_law(table, predict, common.normals(table), law, rounds=2)[-1]
     assert not np.array_equal(last.weights, table.weights)
@@ -198,7 +198,7 @@ def test_following_a_table_is_sampling_with_it():
 
 def test_following_a_table_with_noise_is_sampling_with_it():
     """As it is, also where `refine_law` would not have it: earlier Q of a frame in a last step of data predictions."""
-    table = _sde_table(4, 1.0, np.asarray([0.3, 0.0, 0.0, 0.6, np.log(0.5), 1.0, 0.5, 0.0, 1.0, 0.0, 0.0]))
+    table = _sde_table(4, 1.0, np.asarray([0.3, 0.0, 0.0, 0.6, np.log(0.5), 1.0, 0.5, 0.0, 1.0, 0.0, 0.0, 0.0]))
     key = jax.random.key(0)
     table = eqx.tree_at(lambda t: t.weights, table, table.weights.at[-1].set(jnp.asarray([1.1, -0.2, 0.1, 0.05])))
     noise = lz.SampleNoise(key, jnp.arange(5), (3,), jnp.float32)
