@@ -8,7 +8,7 @@ law itself), and total variance over the law's: common noise tells laws apart th
 do not. Methods: the data prediction, or a frame with a fifth of a Gaussian, extrapolated in linear time or the angle,
 whole or in part, with the full correction, on grids with three shifts (times the factor for the number of entries); the
 data prediction by a whole line in the angle on grids with other powers at the data, too, with and without a first step
-in the lazy frame; in 2 and 3 steps the lazy frame and that of a narrower Gaussian, with parts of a line in 3; and
+that keeps its noise; in 2 and 3 steps the lazy frame and that of a narrower Gaussian, with parts of a line in 3; and
 SDE-DPM-Solver++(2M) in both versions. The nearest are printed; all are in results/default_choice_sde.csv, where those
 of a field and a number of evaluations replace what was there.
 """

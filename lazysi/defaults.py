@@ -13,7 +13,7 @@
 
 All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
 For samples of fewer than 256 entries the SDE is order 2 in the point frame from 3 steps on, in the angle, and up to 9
-begins with a step in the lazy frame, which is not corrected.
+begins with a step that keeps all of its noise, as in the lazy frame, and is not corrected.
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
 1.3 (for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8
@@ -48,7 +48,7 @@ FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 ODE_SHIFT = 1.3
 # most steps of the SDE in the lazy frame for samples of many entries, with a least shift, with the whole growth of the
-# shift and, for samples of few entries, with a first step in the lazy frame
+# shift and, for samples of few entries, with a first step that keeps its noise
 LAZY_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
 ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in more steps
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps

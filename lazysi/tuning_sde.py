@@ -118,7 +118,7 @@ class _Draw(CommonNoise):
 # Parameters of a sampler for the SDE: log shift and logs of two powers of the grid; weight and log standard deviation
 # of the frame; extrapolation; correction; how far the last data prediction goes on along its last change, in the point
 # frame; and, above one half, order 2 rather than 1, a variable other than the angle (log SNR, or linear time below
-# minus one half), a line that counts with its middle, a first step in the lazy frame.
+# minus one half), a line that counts with its middle, a first step that keeps its noise.
 _SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3, 0.2, 0.7, 0.7, 0.7, 0.7])
 
 

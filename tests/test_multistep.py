@@ -312,8 +312,7 @@ def test_default_of_the_ode(steps, order, curvature, corrector, end):
 )
 def test_default_of_the_sde(steps, shift, small):
     """Variable, frame, extrapolation and grid by the number of steps; the shift grows with the number of entries, and
-    samples of few entries stay in the angle, in 4 to 9 steps on a grid of their own with a first step in the lazy
-    frame."""
+    samples of few entries stay in the angle, in 4 to 9 steps on a grid of their own with a lazy start."""
     of = lambda entries: default_method(steps, jnp.ones(()), None, entries, one_path=False)  # noqa: E731
     image, growth = of(784), 1 / 7 if steps <= 9 else 1 / 14
     for method in (image, of(2)):
