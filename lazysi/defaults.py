@@ -106,7 +106,8 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), shift, end)
     flat = PLAIN < steps <= FLAT_ODE
     few_entries = entries <= ANGLE_ENTRIES
-    sde_in_time, sde_lazy = steps > LAZY_SDE and not few_entries, steps <= (PLAIN if few_entries else LAZY_SDE)
+    sde_lazy = steps <= (PLAIN if few_entries else LAZY_SDE)
+    sde_in_time = not (sde_lazy or few_entries)
     in_time = jnp.where(noisy, sde_in_time, flat)
     frame = flat_frame() if flat else gaussian_frame()
     to_data = noisy & (not sde_lazy)
@@ -124,21 +125,20 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         variable=variable,
         lazy_start=to_data & few_entries & (steps <= SHORT_SDE),
     )
-    of_sde, sde_power = _sde_grid(steps, entries, in_time=sde_in_time)
+    of_sde, sde_power = _sde_grid(steps, entries, lazy=sde_lazy)
     shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size).astype(kappa.dtype)
     end = jnp.where(noisy, 1 + (sde_power - 1) * share, end).astype(kappa.dtype)
     return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift, end, in_time)
 
 
-def _sde_grid(steps: int, entries: int, *, in_time: bool) -> tuple[float, float]:
+def _sde_grid(steps: int, entries: int, *, lazy: bool) -> tuple[float, float]:
     """Shift of the SDE's default for so many entries, and power at the data for 784 of them."""
     of_size, _ = by_entries(entries)
-    if steps <= LAZY_SDE and entries > ANGLE_ENTRIES:
-        return LAZY_SDE_SHIFTS[steps] * of_size, 1.0
-    if steps <= PLAIN:
-        return PLAIN_SMALL_SDE_SHIFT, 1.0
-    shift, power = (TIME_SDE_SHIFT if in_time else ANGLE_SDE_SHIFT) / steps, 1.0
-    if entries <= ANGLE_ENTRIES and steps <= SHORT_SDE:
+    few_entries = entries <= ANGLE_ENTRIES
+    if lazy:
+        return PLAIN_SMALL_SDE_SHIFT if few_entries else LAZY_SDE_SHIFTS[steps] * of_size, 1.0
+    shift, power = (ANGLE_SDE_SHIFT if few_entries else TIME_SDE_SHIFT) / steps, 1.0
+    if few_entries and steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
         of_size = (entries / ENTRIES) ** SMALL_GROWTH
     elif steps > FEW_SDE:

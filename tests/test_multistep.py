@@ -46,9 +46,8 @@ def point_solver(**options):
 
 def table(frame, grid, *, order=1, kappa=0.0, denoise=False, variable=angle_variable, **options):
     values = {"corrector": False, "power": 1.0, "extrapolation": 1.0, "curvature": 1.0, "midpoint": False}
-    rule = Rule(
-        **{name: jnp.asarray(v) for name, v in (values | {"taper": False, "lazy_start": False} | options).items()}
-    )
+    values |= {"taper": False, "lazy_start": False}
+    rule = Rule(**{name: jnp.asarray(v) for name, v in (values | options).items()})
     return tabulate(frame, grid, jnp.asarray(kappa), jnp.asarray(order), rule, variable, jnp.asarray(denoise))
 
 
