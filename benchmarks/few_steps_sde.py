@@ -60,6 +60,7 @@ MOST_OF_ENERGY = 1000  # samples with which an energy distance is taken, that of
 BLOCKS = 10  # from which the standard error of an excess is estimated
 FILE = RESULTS / "few_steps_sde.csv"
 Sample = tuple[np.ndarray, np.ndarray]  # samples and their features
+_sliced = jax.jit(metrics.sliced_wasserstein)
 
 
 class Laws:
@@ -89,15 +90,16 @@ class Laws:
         seeds = LAW_SEEDS if sampler.shared else LAW_SEEDS[:1]
         return [case.attempt(sampler, grid, case.count, law=(seed, self.steps)).samples for seed in seeds]
 
-    def compare(self, case: Case, sampler: Sampler, grid: str) -> Row:
-        """The row of a run; NaN where it is not finite."""
+    def compare(self, case: Case, sampler: Sampler, grid: str, *, trial: bool = False) -> Row:
+        """The row of a run, NaN where it is not finite; a trial, which chooses a grid, has no standard error."""
         count, laws, sets = case.count, self.first(case.count), self.sets(case, sampler, grid)
         sliced = frechet = std = chance = energy = float("nan")
         if all(np.isfinite(samples).all() for samples in sets):
             ours = [(samples, self.features(samples)) for samples in sets]
             sliced, frechet = mean_distances(_pairs(ours, laws))
             std = float(np.mean([metrics.total_std(samples) for samples in sets]))
-            chance = by_chance(ours, laws)
+            if not trial:
+                chance = by_chance(ours, laws)
             if count <= MOST_OF_ENERGY:
                 energy = energy_distance(ours, laws)
         head = (case.problem.name, case.kappa, sampler.kind, sampler.name, grid, sampler.budget, count)
@@ -138,7 +140,7 @@ def energy_distance(ours: list[Sample], laws: list[Sample]) -> float:
 
 def mean_sliced(pairs: Iterable[tuple[Sample, Sample]]) -> float:
     """Mean of the squared sliced distance, over pairs of samples."""
-    return float(np.mean([float(metrics.sliced_wasserstein(jax.random.key(2), x, y)) ** 2 for (x, _), (y, _) in pairs]))
+    return float(np.mean([float(_sliced(jax.random.key(2), x, y)) ** 2 for (x, _), (y, _) in pairs]))
 
 
 def mean_distances(pairs: Iterable[tuple[Sample, Sample]]) -> tuple[float, float]:
@@ -197,7 +199,7 @@ def measure_at(
         if sampler.kind in {"ours", "tuned"}:
             continue
         if not ran(few, sampler) and any(part in sampler.name for part in baselines):
-            add(by_energy([laws.compare(few, sampler, grid) for grid in sampler.grids])[:KEPT])
+            add(by_energy([laws.compare(few, sampler, grid, trial=True) for grid in sampler.grids])[:KEPT])
         candidates += ran(few, sampler)
     groups: dict[str, list[Row]] = {name: [] for name in FINALISTS}
     for row in by_energy([row for row in candidates if others(row.kind)]):
