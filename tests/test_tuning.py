@@ -161,6 +161,39 @@ def test_features_count_beside_the_samples(monkeypatch):
     assert heard[0] != heard[len(heard) // 2]  # the search, beginning with the same sampler
 
 
+def test_further_draws_decide_where_one_does_not():
+    taken = []
+
+    def ahead(*draws):
+        taken.clear()
+        return tuning_sde.is_ahead(taken.append(draw) or draw for draw in draws)
+
+    assert ahead((-3.0, 1.0), (5.0, 1.0))
+    assert len(taken) == 1  # it was clear
+    assert ahead((-1.2, 1.0), (-1.2, 1.0), (-1.2, 1.0), (1.0, 1.0))  # 3.6 of errors of 3^(1/2)
+    assert len(taken) == 3
+    assert not ahead((-1.0, 1.0), (-0.5, 1.0), (-1.0, 1.0), (-0.5, 1.0))
+    assert len(taken) == 4
+    assert not ahead((-1.0, 1.0), (2.0, 1.0), (-9.0, 1.0))
+    assert len(taken) == 2  # on average it is not nearer
+    assert not ahead((np.nan, 1.0), (-9.0, 1.0))
+
+
+def test_further_draws_are_of_other_noise(monkeypatch):
+    laws, draw = [], tuning_sde._Draw
+
+    class Seen(draw):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            laws.append(self.law)
+
+    monkeypatch.setattr(tuning_sde, "_Draw", Seen)
+    monkeypatch.setattr(tuning_sde, "_difference", lambda *samples: (-1e-9, 1.0))  # never clear
+    lz.tune(KEY, FIELDS["modes"](), (16, 2), 2, kappa=1.0, trials=7, fine_steps=8)
+    assert len(laws) == 2 + tuning_sde.DRAWS  # to fit to, to choose on, to measure on, and more to choose on
+    assert len({law.tobytes() for law in laws}) == len(laws)
+
+
 def test_features_that_do_not_serve_are_refused():
     field = FIELDS["modes"]()
     tune = lambda features, count=16, kappa=1.0: lz.tune(  # noqa: E731
