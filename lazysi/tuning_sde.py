@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from lazysi.common_noise import CommonNoise, table_of
 from lazysi.defaults import default_method, fine_options
@@ -93,8 +93,8 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
             yield _difference(see(view, chosen.samples), see(view, own.samples), check.seen)
             for number in range(1, DRAWS):
                 more = _Draw(jax.random.fold_in(key, 3 + number), field, shape, kappa, fine_steps)
-                there = (see(view, more.samples(table)) for table in (chosen.table, own.table))
-                yield _difference(*there, see_law(view, more.law))
+                ours, others = (see(view, more.samples(table)) for table in (chosen.table, own.table))
+                yield _difference(ours, others, see_law(view, more.law))
 
         chosen = chosen if is_ahead(differences()) else own
 
@@ -112,7 +112,7 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
     return chosen.table, {name: float(value) for name, value in about.items()}
 
 
-def is_ahead(differences: Iterable[tuple[ArrayLike, ArrayLike]]) -> bool:
+def is_ahead(differences: Iterable[tuple[float | Array, float | Array]]) -> bool:
     """Whether a candidate is nearer to the law than the default by `AHEAD` standard errors.
 
     Args:
