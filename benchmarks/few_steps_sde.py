@@ -23,7 +23,7 @@ samples are nearer than a draw of the law would be, by chance or as below); the 
 and its excess is the difference. A law that is too narrow lowers the distance to a finite draw, whose own spread then
 counts only once, so that the total variance over that of the law has to be read beside it: it is in the tables too.
 "Excess by chance" is the root of the standard error of the squared excess, from ten blocks of the samples (in rows of
-before that, of a draw of the law).
+before that, of a draw of the law; none in rows that only chose grids).
 
 The best of each sampler are in results/few_steps_sde_best.csv; results/few_steps_sde_ratios.csv has the excess of the
 default and of the plan over that of SDE-DPM-Solver++(2M), the nearest version on its best grid, and over that of the
