@@ -128,8 +128,8 @@ def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
 
 
 def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
-    """One panel per field and kappa that ours ran on: least sliced distances, all on the floor of ours (a few rows are
-    of other draws of the law, or of fewer: what is theirs is the excess), and that floor."""
+    """One panel per field and kappa that ours ran on: least sliced distances, all on the floor of the most samples (some
+    rows are of other draws of the law, or of fewer: what is theirs is the excess), and that floor."""
     # without what has only runs that chose grids, of fewer samples
     complete = {(row.field, row.kappa) for row in rows if row.kind == "ours"}
     shown = sorted(complete, key=lambda case: (case[1], case[0]))
@@ -137,16 +137,16 @@ def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     for axis, (field, kappa) in zip(axes.ravel(), shown, strict=False):
         here = {n: compared(rows, field, kappa, n) for n in budgets}
         ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
-        floors = {n: least([row for row in here[n] if row.kind == "ours"], "sliced_floor") for n in ran}
+        floor = min(least([row for row in here[n] if row.kind == "ours"], "sliced_floor") for n in ran)
         for label, members in {
             SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
             "other baselines": {n: [r for r in here[n] if others(r.kind) and SOLVER not in r.sampler] for n in ran},
             "default": {n: [row for row in here[n] if row.kind == "ours"] for n in ran},
             "plan": {n: [row for row in here[n] if row.kind == "tuned"] for n in ran},
         }.items():
-            distances = [on_floor(least(members[n], "sliced_excess"), floors[n]) for n in ran]
+            distances = [on_floor(least(members[n], "sliced_excess"), floor) for n in ran]
             axis.plot(ran, distances, marker="o", markersize=3, label=label)
-        axis.plot(ran, list(floors.values()), color="grey", linestyle="dashed", label="draws of the law")
+        axis.axhline(floor, color="grey", linestyle="dashed", label="draws of the law")
         label_axes(axis, f"{field}, kappa {kappa:g}", ran)
     for axis in axes[:, 0]:
         axis.set_ylabel("sliced W2 to the fine-grid law")
