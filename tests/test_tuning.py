@@ -239,6 +239,7 @@ def test_a_sampler_whose_features_fail_is_not_the_nearest(monkeypatch):
 @pytest.mark.parametrize(("ahead", "taken"), [(1.5, False), (2.5, True)])
 def test_the_best_of_several_has_to_be_two_standard_errors_ahead_of_the_default(monkeypatch, ahead, taken):
     """Of eight that are as near as the default one is ahead by one standard error in three cases of four."""
+    monkeypatch.setattr(tuning_sde, "DRAWS", 1)
     monkeypatch.setattr(tuning_sde, "_difference", lambda *_: (-ahead, 1.0))
     monkeypatch.setattr(tuning_sde, "rank", lambda error: -error)  # the farthest is chosen, which is not the default
     plan = lz.tune(KEY, FIELDS["modes"](), (64, 2), 3, kappa=1.0, trials=7, fine_steps=12)
