@@ -128,8 +128,8 @@ def ratio_error(mine: list[Row], theirs: list[Row]) -> float:
 
 
 def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
-    """One panel per field and kappa that ours ran on: least sliced distances, all on the floor of the most samples (some
-    rows are of other draws of the law, or of fewer: what is theirs is the excess), and that floor."""
+    """One panel per field and kappa that ours ran on: least sliced distances, all on the floor of the most samples (of
+    rows of other draws of the law, or of fewer, the excess is theirs), and that floor."""
     # without what has only runs that chose grids, of fewer samples
     complete = {(row.field, row.kappa) for row in rows if row.kind == "ours"}
     shown = sorted(complete, key=lambda case: (case[1], case[0]))
