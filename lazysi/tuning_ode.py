@@ -119,7 +119,9 @@ def _nearest_plan(
     plans: list[Plan], draw: Callable[[Plan], np.ndarray], end: np.ndarray, half: int
 ) -> tuple[int, float]:
     """The plan nearest to the end points of the second half, and its RMS; the first if none is ahead of it by
-    `AHEAD` standard errors, because a few samples between two outcomes can decide. One that fails there is left."""
+    `AHEAD` standard errors, because a few samples between two outcomes can decide: in mean square, or, where those few
+    are most of the error of both and of its standard error, in the mean of its logarithm. One that fails there is left.
+    """
     squares = []
     for number, plan in enumerate(plans):
         try:
@@ -130,10 +132,15 @@ def _nearest_plan(
             gap = np.full_like(end[half:], np.nan, float)
         squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
     number = min(range(len(plans)), key=lambda i: rank(squares[i].mean()))
-    gain = squares[0] - squares[number]
-    if np.mean(gain) < AHEAD * np.std(gain, ddof=1) / math.sqrt(len(gain)):
+    logs = [np.log(np.maximum(squares[i], np.finfo(float).tiny)) for i in (0, number)]
+    if not any(_is_ahead(gain) for gain in (squares[0] - squares[number], logs[0] - logs[1])):
         number = 0
     return number, math.sqrt(np.mean(squares[number]))
+
+
+def _is_ahead(gain: np.ndarray) -> bool:
+    """Whether the mean is above 0 by `AHEAD` standard errors."""
+    return bool(np.mean(gain) >= AHEAD * np.std(gain, ddof=1) / math.sqrt(len(gain)))
 
 
 def _method_table(method: Method) -> Callable[[Array], Table]:

@@ -252,6 +252,15 @@ def test_the_best_of_several_has_to_be_two_standard_errors_ahead_of_the_default(
     assert _nearest_plan([0, 1], lambda plan: ends[plan], np.zeros((32, 1)), 16)[0] == int(taken)
 
 
+@pytest.mark.parametrize(("usual", "rare", "taken"), [(0.5, 0.9, True), (0.5, 1.1, False), (0.99, 0.9, False)])
+def test_a_few_samples_that_are_most_of_the_error_do_not_decide_alone(usual, rare, taken):
+    """Of 32 end points two are a hundred times farther than the others; a plan is nearer to both kinds, or to one."""
+    gaps = np.where(np.arange(32) % 16 == 3, 100.0, 1.0)
+    scales = np.where(gaps > 1, rare, usual * np.exp(0.3 * np.random.RandomState(1).normal(size=32)))
+    ends = [gaps[:, None], (scales * gaps)[:, None]]
+    assert _nearest_plan([0, 1], lambda plan: ends[plan], np.zeros((32, 1)), 0)[0] == int(taken)
+
+
 @pytest.mark.parametrize("failing", [1, 3])
 def test_a_sampler_that_leaves_where_the_field_is_finite_is_not_the_nearest(monkeypatch, failing):
     """A candidate for the ODE whose states run away, to where the field has no value, is last: tuning goes on."""
