@@ -10,7 +10,7 @@ from lazysi.fields import Field
 from lazysi.grids import power_time
 from lazysi.multistep import Table
 
-__all__ = ["AHEAD", "Candidate", "Progress", "Task", "grid_of_parameters", "rank", "search"]
+__all__ = ["Candidate", "Progress", "Task", "grid_of_parameters", "is_ahead", "rank", "search"]
 
 # Standard errors by which a candidate has to be ahead of the default to be the plan: the best of some eight is ahead by
 # one of them by chance alone more often than not.
@@ -62,6 +62,11 @@ def search(
         found = sorted([*found, evaluate(parameters)], key=lambda candidate: rank(candidate.error))
         report(number, found[0])
     return found
+
+
+def is_ahead(gain: float, error: float) -> bool:
+    """Whether a gain over the default is above 0 by `AHEAD` of its standard errors."""
+    return gain > AHEAD * error
 
 
 def rank(error: float) -> float:

@@ -26,7 +26,7 @@ from lazysi.multistep import HISTORY, Table, log_variable
 from lazysi.plans import Plan
 from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity, refine, rows_of, takes, with_rows
 from lazysi.sampling import sample, sample_path
-from lazysi.searching import AHEAD, Candidate, Task, grid_of_parameters, rank, search
+from lazysi.searching import Candidate, Task, grid_of_parameters, is_ahead, rank, search
 from lazysi.solvers import Multistep
 
 __all__ = ["fit_ode"]
@@ -118,10 +118,9 @@ def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
 def _nearest_plan(
     plans: list[Plan], draw: Callable[[Plan], np.ndarray], end: np.ndarray, half: int
 ) -> tuple[int, float]:
-    """The plan nearest to the end points of the second half, and its RMS; the first if none is ahead of it by
-    `AHEAD` standard errors, because a few samples between two outcomes can decide: in mean square, or, where those few
-    are most of the error of both and of its standard error, in the mean of its logarithm. One that fails there is left.
-    """
+    """The plan nearest to the end points of the second half, and its RMS; the first if none `is_ahead` of it, because a
+    few samples between two outcomes can decide: in mean square, or, where those few are most of the error of both and
+    of its standard error, in the mean of its logarithm. One that fails there is left."""
     squares = []
     for number, plan in enumerate(plans):
         try:
@@ -133,14 +132,10 @@ def _nearest_plan(
         squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
     number = min(range(len(plans)), key=lambda i: rank(squares[i].mean()))
     logs = [np.log(np.maximum(squares[i], np.finfo(float).tiny)) for i in (0, number)]
-    if not any(_is_ahead(gain) for gain in (squares[0] - squares[number], logs[0] - logs[1])):
+    gains = squares[0] - squares[number], logs[0] - logs[1]
+    if not any(is_ahead(np.mean(gain), float(np.std(gain, ddof=1)) / math.sqrt(len(gain))) for gain in gains):
         number = 0
     return number, math.sqrt(np.mean(squares[number]))
-
-
-def _is_ahead(gain: np.ndarray) -> bool:
-    """Whether the mean is above 0 by `AHEAD` standard errors."""
-    return bool(np.mean(gain) >= AHEAD * np.std(gain, ddof=1) / math.sqrt(len(gain)))
 
 
 def _method_table(method: Method) -> Callable[[Array], Table]:

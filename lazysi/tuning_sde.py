@@ -26,7 +26,7 @@ from lazysi.moments import isotropic
 from lazysi.multistep import Table, angle_variable, log_variable, time_variable
 from lazysi.refining import affordable_rounds, refine_law
 from lazysi.sampling import sample
-from lazysi.searching import AHEAD, Candidate, Task, grid_of_parameters, rank, search
+from lazysi.searching import Candidate, Task, grid_of_parameters, is_ahead, rank, search
 from lazysi.solvers import Multistep
 from lazysi.views import View, beside, scaled, see, see_law
 
@@ -96,7 +96,7 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
                 ours, others = (see(view, more.samples(table)) for table in (chosen.table, own.table))
                 yield _difference(ours, others, see_law(view, more.law))
 
-        chosen = chosen if is_ahead(differences()) else own
+        chosen = chosen if is_nearer(differences()) else own
 
     # all of the above chose among candidates, which makes the least figure optimistic
     samples = final.samples(chosen.table)
@@ -112,8 +112,8 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
     return chosen.table, {name: float(value) for name, value in about.items()}
 
 
-def is_ahead(differences: Iterable[tuple[float | Array, float | Array]]) -> bool:
-    """Whether a candidate is nearer to the law than the default by `AHEAD` standard errors.
+def is_nearer(differences: Iterable[tuple[float | Array, float | Array]]) -> bool:
+    """Whether a candidate `is_ahead` of the default, on some draws together.
 
     Args:
         differences: of energy distances, negative where the candidate is nearer, and their standard errors, on one draw
@@ -124,7 +124,7 @@ def is_ahead(differences: Iterable[tuple[float | Array, float | Array]]) -> bool
         total, variance = total + float(difference), variance + float(error) ** 2
         if not total < 0:
             return False
-        if total < -AHEAD * math.sqrt(variance):
+        if is_ahead(-total, math.sqrt(variance)):
             return True
     return False
 

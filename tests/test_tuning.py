@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lazysi as lz
-from lazysi import tuning_ode, tuning_sde
+from lazysi import searching, tuning_ode, tuning_sde
 from lazysi.common_noise import default_table
 from lazysi.multistep import log_variable
 from lazysi.refining import refine_law
@@ -146,7 +146,7 @@ def test_features_count_beside_the_samples(monkeypatch):
     monkeypatch.setattr(
         tuning_sde, "refine_law", lambda *a, view, **o: seen.append(view) or refine_law(*a, view=view, **o)
     )
-    monkeypatch.setattr(tuning_sde, "AHEAD", 0)  # so few samples tell no plan from the default
+    monkeypatch.setattr(searching, "AHEAD", 0)  # so few samples tell no plan from the default
     tune = lambda **options: lz.tune(KEY, field, (16, 2), 2, kappa=1.0, trials=7, fine_steps=8, **options)  # noqa: E731
     plain, same = tune(), tune(features=lambda x: 7 * x + 3)
     about = json.loads(plain.about), json.loads(same.about)
@@ -167,7 +167,7 @@ def test_further_draws_decide_where_one_does_not():
 
     def ahead(*draws):
         taken.clear()
-        return tuning_sde.is_ahead(taken.append(draw) or draw for draw in draws)
+        return tuning_sde.is_nearer(taken.append(draw) or draw for draw in draws)
 
     assert ahead((-3.0, 1.0), (5.0, 1.0))
     assert len(taken) == 1  # it was clear
