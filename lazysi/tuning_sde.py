@@ -39,11 +39,10 @@ _distance, _difference = eqx.filter_jit(energy_distance), eqx.filter_jit(energy_
 
 
 class Checked(NamedTuple):
-    """A table with its samples on the draw that decides, and their energy distance to the law."""
+    """A table, with the energy distance to the law on the draw that decides."""
 
     error: float
     table: Table
-    samples: np.ndarray
 
 
 def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, float]]:
@@ -52,20 +51,18 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
     view = View() if features is None else beside(features, shape, jnp.result_type(float))
     fit, check, final = (_Draw(k, field, shape, kappa, fine_steps) for k in jax.random.split(key, 3))
     view = scaled(view, fit.law)
-    for draw in (fit, check, final):
-        draw.seen = see_law(view, draw.law)
+    of_fit, of_check, of_final = (see_law(view, draw.law) for draw in (fit, check, final))
     rounds = affordable_rounds(steps, trials)
 
-    def distance(samples: np.ndarray, draw: _Draw) -> float:
-        return float(_distance(see(view, samples), draw.seen))
+    def distance(samples: np.ndarray, of_law: Array) -> float:
+        return float(_distance(see(view, samples), of_law))
 
     def evaluate(parameters: np.ndarray) -> Candidate:
         table = _sde_table(steps, kappa, parameters)
-        return Candidate(distance(fit.samples(table), fit), parameters, table)
+        return Candidate(distance(fit.samples(table), of_fit), parameters, table)
 
     def check_of(table: Table) -> Checked:
-        samples = check.samples(table)
-        return Checked(distance(samples, check), table, samples)
+        return Checked(distance(check.samples(table), of_check), table)
 
     def report(number: int, error: float) -> None:
         progress(number / (trials + rounds + 1), f"energy distance {error:.5f}")
@@ -90,11 +87,11 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
     if chosen is not own and np.isfinite(own.error):  # so few samples let something else seem better by chance
 
         def differences() -> Iterator[tuple[Array, Array]]:
-            yield _difference(see(view, chosen.samples), see(view, own.samples), check.seen)
-            for number in range(1, DRAWS):
-                more = _Draw(jax.random.fold_in(key, 3 + number), field, shape, kappa, fine_steps)
-                ours, others = (see(view, more.samples(table)) for table in (chosen.table, own.table))
-                yield _difference(ours, others, see_law(view, more.law))
+            for number in range(DRAWS):
+                further = jax.random.fold_in(key, 3 + number)
+                draw = _Draw(further, field, shape, kappa, fine_steps) if number else check
+                ours, others = (see(view, draw.samples(table)) for table in (chosen.table, own.table))
+                yield _difference(ours, others, see_law(view, draw.law))
 
         chosen = chosen if is_nearer(differences()) else own
 
@@ -102,7 +99,7 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
     samples = final.samples(chosen.table)
     direction_key = jax.random.fold_in(key, 3)
     about = {
-        "energy_distance": distance(samples, final),
+        "energy_distance": distance(samples, of_final),
         "sliced_wasserstein": sliced_wasserstein(direction_key, samples, check.law),
         "floor": sliced_wasserstein(direction_key, final.law, check.law),
         "total_std": total_std(samples),
@@ -130,9 +127,7 @@ def is_nearer(differences: Iterable[tuple[float | Array, float | Array]]) -> boo
 
 
 class _Draw(CommonNoise):
-    """Samples of the fine grid, those of any table from the same noise, and what is seen of the former."""
-
-    seen: jax.Array
+    """Samples of the fine grid, and those of any table from the same noise."""
 
     def __init__(self, key: PRNGKeyArray, field: Field, shape: tuple[int, ...], kappa: float, fine_steps: int) -> None:
         self.law = np.asarray(sample(key, field, shape, kappa=kappa, **fine_options(fine_steps, noisy=True)))
@@ -141,10 +136,23 @@ class _Draw(CommonNoise):
         super().__init__(key, field, np.arange(shape[0]), shape[1:], kappa, fine_steps, self.law.dtype)
 
 
-# Parameters of a sampler for the SDE: log shift and logs of two powers of the grid; weight and log standard deviation
-# of the frame; extrapolation; correction; how far the last data prediction goes on along its last change, in the point
-# frame; and, above one half, order 2 rather than 1, a variable other than the angle (log SNR, or linear time below
-# minus one half), a line that counts with its middle, a first step that keeps its noise.
+class _Parameters(NamedTuple):
+    """What the search moves, all of it numbers, without bounds."""
+
+    log_shift: float = 0.0  # of the grid, as the two powers (see `grid_of_parameters`)
+    log_start_power: float = 0.0
+    log_end_power: float = 0.0
+    weight: float = 0.0  # of the frame, and standard deviation
+    log_std: float = math.log(0.5)
+    extrapolation: float = 1.0
+    corrector: float = 0.0
+    sharpening: float = 0.0  # how far the last data prediction goes on along its last change, in the point frame
+    second_order: float = 1.0  # this and the last two: whether, where above one half
+    variable: float = 0.0  # the angle; log SNR above one half, linear time below minus one half
+    midpoint: float = 0.0
+    lazy_start: float = 0.0
+
+
 _SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3, 0.2, 0.7, 0.7, 0.7, 0.7])
 
 
@@ -152,42 +160,43 @@ def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
     """Where the search begins: the default method, and on several grids that method, SDE-DPM-Solver++(2M), half of an
     extrapolation, and the lazy frame by order 1."""
     default = default_method(steps, jnp.asarray(kappa, float), None, entries, one_path=False)
-    weight, log_std = float(jnp.sum(default.frame.weights)), float(jnp.log(default.frame.stds[0]))
     rule = default.solver.rule
-    own = [weight, log_std, float(rule.extrapolation), float(rule.corrector), 0.0]
-    own += [float(default.solver.accuracy - 1), -float(default.in_time), float(rule.midpoint), float(rule.lazy_start)]
-    first = [float(jnp.log(default.shift)), 0.0, float(jnp.log(default.end)), *own]
-    two_m = [0.0, np.log(0.5), 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
-    half = [1.0, np.log(0.5), 0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    shifts = (1.5, 1.0, 2.0, 3.0)
-    kin = [[np.log(shift), 0.0, 0.0, *method] for shift in shifts for method in (own, two_m, half)]
-    lazy = [np.log(2.0), 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    own = _Parameters(
+        weight=float(jnp.sum(default.frame.weights)),
+        log_std=float(jnp.log(default.frame.stds[0])),
+        extrapolation=float(rule.extrapolation),
+        corrector=float(rule.corrector),
+        second_order=float(default.solver.accuracy - 1),
+        variable=-float(default.in_time),
+        midpoint=float(rule.midpoint),
+        lazy_start=float(rule.lazy_start),
+    )
+    first = own._replace(log_shift=float(jnp.log(default.shift)), log_end_power=float(jnp.log(default.end)))
+    methods = own, _Parameters(variable=1.0, midpoint=1.0), _Parameters(weight=1.0, extrapolation=0.5)
+    kin = [method._replace(log_shift=math.log(shift)) for shift in (1.5, 1.0, 2.0, 3.0) for method in methods]
+    lazy = _Parameters(log_shift=math.log(2.0), weight=1.0, log_std=0.0, second_order=0.0)
     return [np.asarray(parameters) for parameters in (first, *kin, lazy)]
 
 
 def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
-    """Table of a sampler with these parameters (see `_SDE_SCALES`), the data prediction last in 2 steps or more."""
-    weight, std = np.clip(parameters[3], 0.0, 1.0), np.exp(np.clip(parameters[4], -3.0, 1.0))
-    extrapolation, sharpening = np.clip(parameters[[5, 7]], -1.0, 2.0)
-    corrector = np.clip(parameters[6], 0.0, 1.0)
-    second_order, in_log_snr, midpoint, lazy_start = parameters[8:] > 0.5
-    in_time = parameters[9] < -0.5
+    """Table of a sampler with these `_Parameters`, the data prediction last in 2 steps or more."""
+    of = _Parameters(*parameters)
+    weight, std = np.clip(of.weight, 0.0, 1.0), np.exp(np.clip(of.log_std, -3.0, 1.0))
     frame = Frame(jnp.asarray([weight], float), jnp.asarray([std], float), isotropic())
-    variable = log_variable if in_log_snr else time_variable if in_time else angle_variable
     solver = Multistep(
-        2 if second_order else 1,
-        corrector=corrector,
-        variable=variable,
-        extrapolation=extrapolation,
-        midpoint=midpoint,
-        lazy_start=lazy_start,
+        2 if of.second_order > 0.5 else 1,
+        corrector=np.clip(of.corrector, 0.0, 1.0),
+        variable=log_variable if of.variable > 0.5 else time_variable if of.variable < -0.5 else angle_variable,
+        extrapolation=np.clip(of.extrapolation, -1.0, 2.0),
+        midpoint=of.midpoint > 0.5,
+        lazy_start=of.lazy_start > 0.5,
     )
     grid = grid_of_parameters(steps, parameters)
     table = table_of(solver, frame, grid, jnp.asarray(kappa, float), jnp.asarray(steps > 1))
     if steps == 1:
         return table
-    if steps == 2 or weight > 0:  # what came before the last data prediction is that of pure noise, or none
-        sharpening = 0.0
+    # 2 steps, or a frame: what came before the last data prediction is that of pure noise, or none
+    sharpening = 0.0 if steps == 2 or weight > 0 else np.clip(of.sharpening, -1.0, 2.0)
     # The last step is the data prediction as the network makes it, and `refine_law` leaves it one. In terms of the
     # frame's Q and the state, small changes leave noise in the samples: features see it, the distance hardly does.
     last = table.data.at[-1].set(1.0), table.noise.at[-1].set(0.0), table.stay.at[-1].set(0.0)
