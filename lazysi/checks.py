@@ -1,11 +1,13 @@
 """Checks of arguments: refuse what is known to be wrong, let traced values pass."""
 
+import operator
+
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike, Bool, Float
 
-__all__ = ["check_number", "known"]
+__all__ = ["check_number", "count", "factor", "known", "switch"]
 
 
 def known(value: object) -> np.ndarray | None:
@@ -14,7 +16,12 @@ def known(value: object) -> np.ndarray | None:
 
 
 def check_number(
-    name: str, value: ArrayLike, *, minimum: ArrayLike | None = None, above: ArrayLike | None = None
+    name: str,
+    value: ArrayLike,
+    *,
+    minimum: ArrayLike | None = None,
+    maximum: ArrayLike | None = None,
+    above: ArrayLike | None = None,
 ) -> None:
     """Refuse anything but one finite number in its range.
 
@@ -22,6 +29,7 @@ def check_number(
         name: of the argument.
         value: what came.
         minimum: least value allowed.
+        maximum: greatest value allowed.
         above: bound that the value must exceed.
 
     Raises:
@@ -38,6 +46,47 @@ def check_number(
     low = None if minimum is None else known(minimum)
     if low is not None and not number >= low:
         raise ValueError(f"expected `{name}` of at least {low:g}, got {number:g}")
+    high = None if maximum is None else known(maximum)
+    if high is not None and not number <= high:
+        raise ValueError(f"expected `{name}` of at most {high:g}, got {number:g}")
     low = None if above is None else known(above)
     if low is not None and not number > low:
         raise ValueError(f"expected `{name}` above {low:g}, got {number:g}")
+
+
+def factor(name: str, value: ArrayLike, **bounds: float) -> Float[Array, ""]:
+    """One finite number in its range (see `check_number`); a truth value counts as 0 or 1.
+
+    Raises:
+        ValueError: saying what was expected and what came.
+    """
+    number = known(value)
+    check_number(name, value if number is None or number.dtype != bool else number.astype(int), **bounds)
+    return jnp.asarray(value, float)
+
+
+def switch(name: str, value: ArrayLike) -> Bool[Array, ""]:
+    """One truth value.
+
+    Raises:
+        ValueError: saying what was expected and what came.
+    """
+    found = known(value)
+    if found is not None and (found.shape != () or not any(found == choice for choice in (0, 1))):
+        raise ValueError(f"expected `{name}` True or False, got {value!r}")
+    return jnp.asarray(value, bool)
+
+
+def count(name: str, value: ArrayLike) -> int:
+    """A positive number of something, as a Python integer.
+
+    Raises:
+        ValueError: naming what is no such number.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"expected `{name}` to be an integer of at least 1, got {value}")
+    return number

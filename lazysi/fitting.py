@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from lazysi.checks import check_number, known
+from lazysi.checks import check_number, count, known
 from lazysi.curves import AbstractSchedule
 from lazysi.defaults import fine_options
 from lazysi.fields import Field, in_chunks, select
@@ -31,7 +31,7 @@ from lazysi.grids import uniform_time
 from lazysi.learned import LearnedSchedule, LearnedSteps, learned_plan, learned_schedule, learned_steps
 from lazysi.metrics import Features, energy_distance
 from lazysi.noise import SampleNoise
-from lazysi.options import check_field, check_shape, count
+from lazysi.options import check_field, check_shape
 from lazysi.plans import Plan
 from lazysi.sampling import sample
 from lazysi.solvers import Multistep, TableTerm

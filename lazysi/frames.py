@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from lazysi.checks import known
+from lazysi.checks import count, known
 from lazysi.fields import Prediction
 from lazysi.moments import Moments, isotropic
 from lazysi.schedules import cosine, power
@@ -95,7 +95,13 @@ def point_clock(angles: Float[np.ndarray, " nodes"], kappa: float) -> Float[np.n
 
 
 class LazyFrame(eqx.Module):
-    """The lazy frame for one kappa and given moments of the data.
+    """The lazy frame for one kappa and given moments of the data: in every direction
+
+        phi = atan2(std sin(angle), cos(angle)),     s = sqrt(cos^2 + std^2 sin^2).
+
+    Args:
+        kappa: relative diffusion, shape ().
+        moments: mean, standard deviations and basis of the data, of shapes () or (*event).
 
     Reference:
         Theory (25).
@@ -136,9 +142,12 @@ class LazyFrame(eqx.Module):
 
 
 class Frame(eqx.Module):
-    """A frame: the fraction f of the data prediction that is linear in the state, with centre and basis.
+    """A frame: the fraction f of the data prediction that is linear in the state, with centre and basis,
 
-    All methods are elementwise in l = log tan(angle), with the axes of the directions appended.
+        f = sum_k c_k (s_k sin)^r_k / (cos^r_k + (s_k sin)^r_k) of the angle.
+
+    All methods take l = log tan(angle), of any shape, from -inf at pure noise to inf at pure data, and return its shape
+    with the axes of the directions, those of `weights` after the first, appended.
 
     Args:
         weights: c_k, shape (components,) or (components, *event); positive, of sum at most 1.
@@ -151,6 +160,12 @@ class Frame(eqx.Module):
 
     Reference:
         Theory (28) to (31).
+
+    Example:
+        >>> import jax.numpy as jnp, lazysi as lz
+        >>> frame = lz.Frame(jnp.array([0.5]), jnp.array([1.0]), lz.isotropic())  # half of a Gaussian
+        >>> frame.fraction(jnp.log(jnp.tan(jnp.array([0.0, jnp.pi / 4])))).round(2).tolist()
+        [0.0, 0.25]
     """
 
     weights: Float[Array, "components *event"]
@@ -168,16 +183,16 @@ class Frame(eqx.Module):
         self.exponents = jnp.broadcast_to(jnp.asarray(exponents, self.stds.dtype), self.stds.shape)
 
     def fraction(self, l: Array) -> Array:  # noqa: E741
-        """f."""
+        """The fraction f, from 0 to 1."""
         return self._sum(l, jax.nn.sigmoid(self._arguments(l)))
 
     def rest(self, l: Array) -> Array:  # noqa: E741
-        """1 - f, without cancellation."""
+        """1 - f, by its own sum: without cancellation where f is near 1."""
         rest = 1 - jnp.sum(self.weights, axis=0)
         return jnp.where(rest < WEIGHT_ERROR, 0, rest) + self._sum(l, jax.nn.sigmoid(-self._arguments(l)))
 
     def pull(self, l: Array) -> Array:  # noqa: E741
-        """f cot(angle), finite at l = -inf too."""
+        """f cot(angle) = f exp(-l), the slope of the linear part in u, finite at l = -inf too."""
         finite = jnp.where(jnp.isfinite(l), l, 0)
         inner = jax.nn.log_sigmoid(self._arguments(finite)) - _expand(finite, self.stds.ndim)
         end = self.stds * (self.exponents == 1)  # of f exp(-l) to the left; to the right it is 0
@@ -185,15 +200,17 @@ class Frame(eqx.Module):
         return self._sum(l, jnp.where(_expand(jnp.isfinite(l), self.stds.ndim), jnp.exp(inner), infinite))
 
     def log_scale(self, l: Array) -> Array:  # noqa: E741
-        """log G, the scale of the unit state; for finite l."""
+        """log G, G = cos^(1 - sum_k c_k) prod_k (cos^r_k + (s_k sin)^r_k)^(c_k / r_k): the scale of the unit state,
+        for Gaussian data in their own frame its standard deviation; for finite l."""
         return self.log_stretch(l) + _expand(log_cosine(l), self.stds.ndim - 1)
 
     def log_stretch(self, l: Array) -> Array:  # noqa: E741
-        """log(G / cos(angle)), the integral of f; 0 at l = -inf."""
+        """log(G / cos(angle)), the integral of f over l; 0 at l = -inf."""
         return self._sum(l, jax.nn.softplus(self._arguments(l)) / self.exponents)
 
     def is_open(self) -> Array:
-        """Whether some weight is left for point-like data: the last step then has to return the data prediction."""
+        """Whether the weights of some direction add up to less than 1, shape (): what is left is for point-like data,
+        and the last step has to return the data prediction."""
         return jnp.any(jnp.sum(self.weights, axis=0) < 1 - WEIGHT_ERROR)
 
     def _arguments(self, l: Array) -> Array:  # noqa: E741
@@ -253,9 +270,16 @@ def linear_frame() -> Frame:
 def flat_frame(components: int = 16) -> Frame:
     """Gaussian data of all scales: standard deviations evenly spread in arctan(std); f = t for infinitely many.
 
+    Args:
+        components: number of standard deviations, each of the same weight.
+
+    Raises:
+        ValueError: if that is not an integer of at least 1.
+
     Reference:
         Theory (30).
     """
+    components = count("components", components)
     spread = (np.arange(components) + 0.5) * (np.pi / 2 / components)
     return Frame(jnp.full(components, 1 / components), jnp.asarray(np.tan(spread), float), isotropic())
 

@@ -1,10 +1,15 @@
-"""Grids: the angles at which the network is asked, from pure noise (0) to pure data (pi/2)."""
+"""Grids: the angles at which the network is asked, from pure noise (0) to pure data (pi/2).
+
+Each returns steps + 1 increasing angles and refuses, with a ValueError, a number of steps that is not an integer of at
+least 1, and parameters that give no such angles.
+"""
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from lazysi.checks import check_number, count
 from lazysi.schedules import AbstractSchedule, linear, shifted
 
 __all__ = [
@@ -24,12 +29,15 @@ Grid = Callable[[int], Array] | Array
 def uniform_angle(steps: int) -> Float[Array, " steps+1"]:
     """Equal steps of the angle.
 
+    Args:
+        steps: number of steps.
+
     Example:
         >>> import lazysi as lz
         >>> (lz.grids.uniform_angle(4) / jnp.pi).tolist()
         [0.0, 0.125, 0.25, 0.375, 0.5]
     """
-    return jnp.linspace(0, jnp.pi / 2, steps + 1)
+    return jnp.linspace(0, jnp.pi / 2, count("steps", steps) + 1)
 
 
 def uniform_time(steps: int, schedule: AbstractSchedule | None = None) -> Float[Array, " steps+1"]:
@@ -40,7 +48,7 @@ def uniform_time(steps: int, schedule: AbstractSchedule | None = None) -> Float[
         schedule: whose clock is meant.
     """
     schedule = linear() if schedule is None else schedule
-    inner = schedule.angle(jnp.linspace(0, 1, steps + 1))
+    inner = schedule.angle(jnp.linspace(0, 1, count("steps", steps) + 1))
     return inner.at[0].set(0).at[-1].set(jnp.pi / 2)
 
 
@@ -49,7 +57,7 @@ def shifted_time(steps: int, shift: ArrayLike = 2.0) -> Float[Array, " steps+1"]
 
     Args:
         steps: number of steps.
-        shift: factor on the noise-to-data ratio, as in SD3 and FLUX.
+        shift: factor on the noise-to-data ratio, as in SD3 and FLUX; positive.
 
     Reference:
         Theory (4).
@@ -63,8 +71,11 @@ def uniform_log_snr(steps: int, first: ArrayLike = -6.0, last: ArrayLike = 8.0) 
     Args:
         steps: number of steps.
         first: log SNR of the second angle (the first is pure noise).
-        last: log SNR of the last angle but one.
+        last: log SNR of the last angle but one; above `first`.
     """
+    count("steps", steps)
+    check_number("first", first)
+    check_number("last", last, above=first)
     inner = jnp.arctan(jnp.exp(jnp.linspace(first, last, max(steps - 1, 0)) / 2))
     return jnp.concatenate([jnp.zeros(1), inner, jnp.full(1, jnp.pi / 2)])
 
@@ -77,12 +88,16 @@ def karras(
     Args:
         steps: number of steps.
         largest: noise level of the second angle (the first is pure noise).
-        smallest: noise level of the last angle but one.
-        rho: larger spends more steps near the data.
+        smallest: noise level of the last angle but one; positive, below `largest`.
+        rho: larger spends more steps near the data; positive.
 
     Reference:
         Karras et al., arXiv 2206.00364, equation 5.
     """
+    count("steps", steps)
+    check_number("smallest", smallest, above=0)
+    check_number("largest", largest, above=smallest)
+    check_number("rho", rho, above=0)
     largest, smallest = jnp.asarray(largest, float), jnp.asarray(smallest, float)
     sigma = jnp.linspace(largest ** (1 / rho), smallest ** (1 / rho), max(steps - 1, 0)) ** rho
     return jnp.concatenate([jnp.zeros(1), jnp.arctan2(jnp.ones_like(sigma), sigma), jnp.full(1, jnp.pi / 2)])
@@ -97,12 +112,14 @@ def power_time(
         steps: number of steps.
         shift: more than 1 spends more steps near the noise.
         start: power at pure noise; more than 1 spends more steps there.
-        end: power at pure data.
+        end: power at pure data, likewise. All three are positive.
 
     Reference:
         Theory (35).
     """
-    u = jnp.linspace(0, 1, steps + 1)
+    for name, value in {"shift": shift, "start": start, "end": end}.items():
+        check_number(name, value, above=0)
+    u = jnp.linspace(0, 1, count("steps", steps) + 1)
     inner = jnp.arctan2(u**start, shift * (1 - u) ** end)
     return inner.at[0].set(0).at[-1].set(jnp.pi / 2)
 

@@ -33,7 +33,7 @@ from lazysi.grids import Grid
 from lazysi.methods import grid_of, method_of
 from lazysi.moments import Moments, isotropic
 from lazysi.multistep import HISTORY, Table, log_variable
-from lazysi.options import check_options, check_shape, count
+from lazysi.options import check_options, check_shape
 from lazysi.plans import Plan
 from lazysi.solvers import Multistep
 

@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from lazysi.checks import check_number, known
+from lazysi.checks import check_number, count, known
 from lazysi.curves import AbstractSchedule, as_float
 from lazysi.divergence import DensityRate, Probes, draw_probes, normal_log_density, rescale
 from lazysi.dynamics import lazy_ode_term
 from lazysi.fields import Field, in_chunks, select
 from lazysi.frames import LazyFrame
 from lazysi.moments import Moments, isotropic
-from lazysi.options import check_field, count
+from lazysi.options import check_field
 from lazysi.schedules import linear
 
 __all__ = ["bits_per_dimension", "log_prob"]

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
-from lazysi.checks import check_number, known
+from lazysi.checks import check_number, count, known
 from lazysi.dynamics import Kappa
 from lazysi.fields import Field, per_sample
 from lazysi.frames import Frame
@@ -277,18 +277,3 @@ def _angles(grid: Grid, steps: int, dtype: jnp.dtype) -> Array:
         if values[0] != 0 or abs(values[-1] - np.pi / 2) > END_ERROR:
             raise ValueError(f"expected a `grid` from 0 to pi/2, got {values[0]} to {values[-1]}")
     return angles.astype(dtype).at[-1].set(jnp.pi / 2)
-
-
-def count(name: str, value: ArrayLike) -> int:
-    """A positive number of something, as a Python integer.
-
-    Raises:
-        ValueError: naming what is no such number.
-    """
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"expected `{name}` to be an integer of at least 1, got {value}")
-    return number

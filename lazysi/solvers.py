@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from lazysi.checks import known
+from lazysi.checks import factor, known, switch
 from lazysi.fields import Field
 from lazysi.frames import Frame
 from lazysi.moments import Moments
@@ -87,21 +87,22 @@ class Multistep(diffrax.AbstractItoSolver):
 
     Args:
         order: 1 freezes Q over the step, 2 and 3 extrapolate it.
-        corrector: how much of the last step is redone with the new value of Q before going on, at no further
-            evaluation: 0 or False nothing, 1 or True all of it.
+        corrector: how much of the last step, from 0 to 1 or True, is redone with the new value of Q before going on, at
+            no further evaluation.
         power: 1 for w = residual G / cos(angle), bounded in a frame of full weight; 0 for the residual itself, which a
-            frame of less weight takes in any case.
-        variable: of the polynomials, a function of log tan(angle): `multistep.angle_variable`, `time_variable` or
-            `log_variable`.
+            frame of less weight, as the point frame, takes in any case.
+        variable: of the polynomials, an increasing function of log tan(angle): `multistep.angle_variable`,
+            `multistep.time_variable` or `multistep.log_variable`.
         extrapolation: factor on what extrapolation adds; 0 is order 1.
-        curvature: factor on the second-order term of order 3.
-        midpoint: whether a line through two values counts with its value in the middle of the step.
+        curvature: factor on the second-order term of order 3; lower orders have none.
+        midpoint: whether a line through two values, of order 2 or the corrector of order 1, counts with its value in
+            the middle of the step.
         taper: whether the order falls to 1 over the last steps.
         lazy_start: whether the first step, from pure noise, leaves the state all of its noise, as the lazy frame does
             and as data of variance 1 have it, whatever the frame of the other steps, and is not corrected.
 
     Raises:
-        ValueError: if `order` is not 1, 2 or 3.
+        ValueError: if a number is not finite or out of its range, or `variable` is no function.
 
     Reference:
         Theory (33), (34).
@@ -135,17 +136,19 @@ class Multistep(diffrax.AbstractItoSolver):
         lazy_start: ArrayLike = False,
     ):
         value = known(order)
-        if value is not None and (value.shape != () or float(value) not in {1, 2, 3}):
-            raise ValueError(f"expected `order` 1, 2 or 3, got {order}")
+        if value is not None and (value.shape != () or not any(value == choice for choice in (1, 2, 3))):
+            raise ValueError(f"expected `order` 1, 2 or 3, got {order!r}")
+        if not callable(variable):
+            raise ValueError(f"expected `variable` to be a function of log tan(angle), got {variable!r}")
         self.accuracy = jnp.asarray(order)
         self.rule = Rule(
-            jnp.asarray(corrector, float),
-            jnp.asarray(power, float),
-            jnp.asarray(extrapolation, float),
-            jnp.asarray(curvature, float),
-            jnp.asarray(midpoint, bool),
-            jnp.asarray(taper, bool),
-            jnp.asarray(lazy_start, bool),
+            factor("corrector", corrector, minimum=0, maximum=1),
+            factor("power", power, minimum=0, maximum=1),
+            factor("extrapolation", extrapolation),
+            factor("curvature", curvature),
+            switch("midpoint", midpoint),
+            switch("taper", taper),
+            switch("lazy_start", lazy_start),
         )
         self.variable = variable
 

@@ -8,11 +8,11 @@ import json
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, PRNGKeyArray
 
-from lazysi.checks import check_number, known
+from lazysi.checks import check_number, count, known
 from lazysi.fields import Field
 from lazysi.metrics import Features
 from lazysi.moments import isotropic
-from lazysi.options import check_field, check_shape, count
+from lazysi.options import check_field, check_shape
 from lazysi.plans import Plan
 from lazysi.searching import Progress, Task
 from lazysi.tuning_ode import fit_ode

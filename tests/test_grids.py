@@ -90,3 +90,25 @@ def test_power_time_is_its_formula():
     np.testing.assert_allclose(found, u**1.5 / (2 * (1 - u) ** 0.7), rtol=EXACT)
     np.testing.assert_allclose(lz.grids.power_time(10), lz.grids.uniform_time(10), rtol=EXACT)
     np.testing.assert_allclose(lz.grids.power_time(10, 3.0), lz.grids.shifted_time(10, 3.0), rtol=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("grid", "sentence"),
+    [
+        (lambda: lz.grids.uniform_angle(-1), "expected `steps` to be an integer of at least 1, got -1"),
+        (lambda: lz.grids.uniform_time(0), "expected `steps` to be an integer of at least 1, got 0"),
+        (lambda: lz.grids.uniform_log_snr(2.5), "expected `steps` to be an integer of at least 1, got 2.5"),
+        (lambda: lz.grids.karras(True), "expected `steps` to be an integer of at least 1, got True"),
+        (lambda: lz.grids.uniform_log_snr(4, 2.0, 2.0), "expected `last` above 2, got 2"),
+        (lambda: lz.grids.shifted_time(4, 0.0), "expected `shift` above 0, got 0"),
+        (lambda: lz.grids.karras(4, -1.0), "expected `largest` above 0.02, got -1"),
+        (lambda: lz.grids.karras(4, smallest=0.0), "expected `smallest` above 0, got 0"),
+        (lambda: lz.grids.karras(4, rho=0.0), "expected `rho` above 0, got 0"),
+        (lambda: lz.grids.power_time(4, -1.0), "expected `shift` above 0, got -1"),
+        (lambda: lz.grids.power_time(4, 1.0, jnp.nan), "expected `start` to be finite, got nan"),
+        (lambda: lz.grids.power_time(4, end=0.0), "expected `end` above 0, got 0"),
+    ],
+)
+def test_what_gives_no_increasing_angles_is_refused(grid, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        grid()

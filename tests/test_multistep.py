@@ -1,6 +1,7 @@
 """Tabulated multistep methods: special cases against their restatements, exactness, orders, float32."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -384,3 +385,32 @@ def test_a_lazy_start_leaves_the_state_its_noise(make, kappa):
 def test_bad_order(order):
     with pytest.raises(ValueError, match="expected `order` 1, 2 or 3"):
         lz.Multistep(order)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"order": "2"}, "expected `order` 1, 2 or 3, got '2'"),
+        ({"corrector": np.nan}, "expected `corrector` to be finite, got nan"),
+        ({"corrector": 5}, "expected `corrector` of at most 1, got 5"),
+        ({"corrector": np.ones(3, bool)}, "expected `corrector` to be a number, got"),
+        ({"power": -1}, "expected `power` of at least 0, got -1"),
+        ({"extrapolation": np.inf}, "expected `extrapolation` to be finite, got inf"),
+        ({"curvature": "flat"}, "expected `curvature` to be a number, got 'flat'"),
+        ({"midpoint": 3}, "expected `midpoint` True or False, got 3"),
+        ({"lazy_start": [True, False]}, "expected `lazy_start` True or False, got"),
+        ({"variable": "angle"}, "expected `variable` to be a function of log tan"),
+    ],
+)
+def test_bad_numbers_are_refused_before_the_field_is_asked(options, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        lz.Multistep(**options)
+
+
+def test_numbers_of_a_solver_may_be_traced():
+    def corrected(corrector, midpoint):
+        rule = lz.Multistep(2, corrector=corrector, midpoint=midpoint).rule
+        return rule.corrector, rule.midpoint
+
+    assert jax.tree.map(float, jax.jit(corrected)(True, 1)) == (1.0, 1.0)
+    assert jax.tree.map(float, corrected(np.bool_(True), np.asarray(0))) == (1.0, 0.0)

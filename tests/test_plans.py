@@ -252,7 +252,7 @@ def bundled(tmp_path, monkeypatch):
 
 def test_bundled_plans_are_found_by_steps_kappa_and_guidance(bundled):
     model, directory = bundled
-    with pytest.raises(ValueError, match=r"there are none\), got fashion-mnist-4-kappa0$"):
+    with pytest.raises(ValueError, match=r"there are none\), got steps 4; kappa 0; guidance 1$"):
         model.plan(4)
     names = {
         "fashion-mnist-12-kappa0": {"steps": 12},
@@ -264,15 +264,13 @@ def test_bundled_plans_are_found_by_steps_kappa_and_guidance(bundled):
         lz.save_plan(directory / f"{name}.json", plan_of(method, wanted["steps"], json.dumps({"name": name}))[0])
         assert json.loads(model.plan(**wanted).about) == {"name": name}
     (directory / "other-4-kappa0.json").write_text("{}")
-    known = "fashion-mnist-4-kappa0, fashion-mnist-4-kappa1-guided, fashion-mnist-12-kappa0"
+    known = "steps 4, 12; kappa 0, 1; guidance 1, 2"
     for wanted, got in [
-        ({"steps": 5}, "5-kappa0"),
-        ({"steps": 4, "kappa": 0.5}, "4-kappa0.5"),
-        ({"steps": 4, "guidance": 3.0}, "4-kappa0-guided3.0"),
+        ({"steps": 5}, "steps 5; kappa 0; guidance 1"),
+        ({"steps": 4, "kappa": 0.5}, "steps 4; kappa 0.5; guidance 1"),
+        ({"steps": 4, "guidance": 3.0}, "steps 4; kappa 0; guidance 3"),
     ]:
-        with pytest.raises(
-            ValueError, match=rf"expected one of the bundled plans \({known}\), got fashion-mnist-{got}$"
-        ):
+        with pytest.raises(ValueError, match=rf"expected one of the bundled plans \({known}\), got {got}$"):
             model.plan(**wanted)
     with pytest.raises(ValueError, match="expected a bundled model"):
         model._replace(name=None).plan(4)

@@ -139,6 +139,26 @@ def test_a_plan_of_another_model_is_named(tmp_path, model):
         assert words in result.stderr if words else not result.stderr
 
 
+def test_a_plan_fitted_with_classes_says_so_where_it_is_used_without(tmp_path, model):
+    arguments = ["sample", "--model", model, "-n", 2, "--out", tmp_path / "x.npz", "--plan", tmp_path / "plan.json"]
+    words = "the plan was fitted with classes, and is used with none"
+    for fitted, used, said in [([0, 1], "none", words), ([0, 1], "all", ""), (None, "none", "")]:
+        save_default_plan(tmp_path / "plan.json", about=json.dumps({"labels": fitted}))
+        result = run(*arguments, "--labels", used)
+        assert result.exit_code == 0
+        assert result.stderr == (f"lazysi: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize("command", ["sample", "tune", "fit-schedule", "evaluate"])
+def test_guidance_without_a_class_is_refused(tmp_path, model, command):
+    arguments = [command, "--model", model, "--labels", "none", "--guidance", 3]
+    arguments += ["--classifier", "none"] if command == "evaluate" else []
+    suffix = ".png" if command == "sample" else ".json"
+    result = run(*arguments, "--out", tmp_path / f"out{suffix}")
+    check_refused(result, "expected --labels to guide towards, got --guidance 3 alone")
+    assert list(tmp_path.iterdir()) == [model]
+
+
 def test_bundled_plans_are_picked_by_steps_kappa_and_guidance(tmp_path, monkeypatch):
     directory = tmp_path / "assets" / "plans"
     directory.mkdir(parents=True)
@@ -149,14 +169,14 @@ def test_bundled_plans_are_picked_by_steps_kappa_and_guidance(tmp_path, monkeypa
     _, about = draw("fashion-mnist", tmp_path / "x.npz", "--plan", "bundled", "--steps", 2)
     assert (about["steps"], about["guidance"], about["plan"]) == (2, 2.0, "bundled")
     for arguments, got in [
-        (["--steps", 3], "3-kappa0-guided"),
-        (["--steps", 2, "--kappa", 1], "2-kappa1-guided"),
-        (["--steps", 2, "--guidance", 1], "2-kappa0"),
-        (["--steps", 2, "--labels", "none"], "2-kappa0"),
+        (["--steps", 3], "steps 3; kappa 0; guidance 2"),
+        (["--steps", 2, "--kappa", 1], "steps 2; kappa 1; guidance 2"),
+        (["--steps", 2, "--guidance", 1], "steps 2; kappa 0; guidance 1"),
+        (["--steps", 2, "--labels", "none"], "steps 2; kappa 0; guidance 1"),
     ]:
         result = run("sample", "--plan", "bundled", "--out", tmp_path / "y.npz", *arguments)
         assert result.exit_code == 2
-        sentence = f"expected one of the bundled plans (fashion-mnist-2-kappa0-guided), got fashion-mnist-{got}\n"
+        sentence = f"expected one of the bundled plans (steps 2; kappa 0; guidance 2), got {got}\n"
         assert result.stderr == f"lazysi: {sentence}"
     assert not (tmp_path / "y.npz").exists()
 

@@ -30,7 +30,7 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Model = Annotated[
-    str, typer.Option(help="Name of a bundled model, a model file, or with --weights a published network (sit-xl-2).")
+    str, typer.Option(help="Name of a bundled model, or a model file ([bold]lazysi convert-weights[/bold] makes one).")
 ]
 Steps = Annotated[int, typer.Option(help="Steps, each one network evaluation.")]
 Kappa = Annotated[float, typer.Option(help="Relative diffusion: 0 is the ODE, 1 the optimal SDE.")]
@@ -210,7 +210,9 @@ def find_plan(
         if kind == "schedule" and not is_given(context, "guidance"):
             guidance = 1.0  # those that come with a model are fitted without
         find = network.plan if kind == "plan" else network.fitted_schedule
-        return find(steps, kappa=kappa, guidance=None if classes is None else guidance), guidance
+        plan = find(steps, kappa=kappa, guidance=None if classes is None else guidance)
+        _warn_of_classes(kind, plan, classes)
+        return plan, guidance
     plan = lz.load_plan(source) if kind == "plan" else lz.load_schedule(source)
     about, asked = json.loads(plan.about), {"steps": steps, "kappa": kappa, "guidance": guidance}
     if isinstance(plan, lz.Plan):
@@ -225,7 +227,14 @@ def find_plan(
     model = context.params.get("model")
     if about.get("model", model) != model:  # allowed: a network trained further, or a file that was moved
         errors.print(f"lazysi: the {kind} was fitted to the model {about['model']}, not to {model}", markup=False)
+    _warn_of_classes(kind, plan, classes)
     return plan, planned["guidance"]
+
+
+def _warn_of_classes(kind: str, plan: "Plan | LearnedSchedule", classes: Sequence[int] | None) -> None:
+    """Say, where a plan was fitted to the network with classes, that it is used without."""
+    if classes is None and json.loads(plan.about).get("labels"):
+        errors.print(f"lazysi: the {kind} was fitted with classes, and is used with none", markup=False)
 
 
 def find_sampler(
@@ -260,6 +269,12 @@ def is_given(context: typer.Context, name: str) -> bool:
     """Whether the user gave an option, rather than leave it at its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
+
+
+def check_guided(context: typer.Context, guidance: float, classes: Sequence[int] | None) -> None:
+    """Refuse guidance that the user asked for without classes to guide towards."""
+    if is_given(context, "guidance") and guidance != 1 and classes is None:
+        raise ValueError(f"expected --labels to guide towards, got --guidance {guidance:g} alone")
 
 
 def conditioned(

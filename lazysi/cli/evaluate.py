@@ -30,6 +30,7 @@ from lazysi.cli.common import (
     UseMoments,
     check_at_least,
     check_features,
+    check_guided,
     conditioned,
     console,
     draw_samples,
@@ -136,6 +137,7 @@ def evaluate(
             network = lz.load_pretrained(model)
             check_features(judge, network.shape)
             classes = find_labels(labels, network)
+            check_guided(context, guidance, classes)
             settings, guidance = find_sampler(
                 context,
                 network,

@@ -18,6 +18,7 @@ from lazysi.cli.common import (
     OneSentence,
     Steps,
     check_at_least,
+    check_guided,
     conditioned,
     find_features,
     find_labels,
@@ -40,6 +41,7 @@ MEASURES = {
 
 
 def fit_schedule(
+    context: typer.Context,
     steps: Steps = 8,
     model: Model = DEFAULT_MODEL,
     kappa: Kappa = 0.0,
@@ -80,6 +82,7 @@ def fit_schedule(
         check_at_least(SMALLEST_BATCH, {"-n": n})
         network = lz.load_pretrained(model)
         classes = find_labels(labels, network)
+        check_guided(context, guidance, classes)
         guided = classes is not None and guidance != 1
         field = conditioned(network, classes, n, guidance)
         begin = _find_start(start, network, steps, kappa, guidance if guided else None)

@@ -11,7 +11,6 @@ from lazysi.cli.common import (
     Guidance,
     Kappa,
     Labels,
-    Model,
     OneSentence,
     PlanSource,
     ReversedTime,
@@ -22,6 +21,7 @@ from lazysi.cli.common import (
     UseMoments,
     check_at_least,
     check_dtype,
+    check_guided,
     conditioned,
     draw_samples,
     find_labels,
@@ -40,7 +40,10 @@ CHUNK, LATENT_CHUNK = 256, 4
 
 def sample(
     context: typer.Context,
-    model: Model = DEFAULT_MODEL,
+    model: Annotated[
+        str,
+        typer.Option(help="Name of a bundled model, a model file, or with --weights a published network (sit-xl-2)."),
+    ] = DEFAULT_MODEL,
     steps: Steps = 8,
     kappa: Kappa = 0.0,
     schedule: ScheduleName = "lazy",
@@ -101,8 +104,8 @@ def sample(
         if text and labels != "none" and is_given(context, "labels"):
             raise ValueError(f"expected --embeddings for a network conditional on text, got --labels {labels}")
         classes = find_labels("none" if latents and labels == "all" else labels, network)
-        if is_given(context, "guidance") and guidance != 1 and classes is None and not text:
-            raise ValueError(f"expected --labels to guide towards, got --guidance {guidance:g} alone")
+        if not text:
+            check_guided(context, guidance, classes)
         if guided_channels is not None and (classes is None or guidance == 1):
             raise ValueError("expected --guided-channels with --labels and guidance, got it alone")
         if tile is not None and network.autoencoder is None:

@@ -17,6 +17,7 @@ from lazysi.cli.common import (
     OneSentence,
     Steps,
     check_at_least,
+    check_guided,
     conditioned,
     find_features,
     find_labels,
@@ -36,6 +37,7 @@ MEASURES = {
 
 
 def tune(
+    context: typer.Context,
     steps: Steps = 8,
     model: Model = DEFAULT_MODEL,
     kappa: Kappa = 0.0,
@@ -73,6 +75,7 @@ def tune(
 
         network = lz.load_pretrained(model)
         classes = find_labels(labels, network)
+        check_guided(context, guidance, classes)
         field = conditioned(network, classes, n, guidance)
         judge = find_features(features, network.shape)
         clock = time.perf_counter()

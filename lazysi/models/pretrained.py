@@ -175,15 +175,24 @@ class PretrainedModel(NamedTuple):
         if self.name is None:
             raise ValueError(f"expected a bundled model ({', '.join(BUNDLED)}) for bundled {kind}, got one of your own")
         directory = resources.files("lazysi") / "assets" / kind
-        found = [file.name for file in directory.iterdir()] if directory.is_dir() else []
-        known = [name[:-5] for name in found if name.startswith(f"{self.name}-") and name.endswith(".json")]
-        wanted = plan_name(self.name, steps, kappa, guidance)
-        if wanted not in known:
-            known.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+        names = [file.name for file in directory.iterdir()] if directory.is_dir() else []
+        wanted = f"{plan_name(self.name, steps, kappa, guidance)}.json"
+        if wanted not in names:
+            form = re.compile(rf"{re.escape(self.name)}-(\d+)-kappa([\d.]+)(-guided)?\.json")
+            known = [match.groups() for name in names if (match := form.fullmatch(name))]
+            listed = [
+                f"{word} {', '.join(f'{value:g}' for value in sorted(values))}"
+                for word, values in {
+                    "steps": {float(found) for found, _, _ in known},
+                    "kappa": {float(found) for _, found, _ in known},
+                    "guidance": {PLAN_GUIDANCE if found else 1.0 for _, _, found in known},
+                }.items()
+            ]
             raise ValueError(
-                f"expected one of the bundled {kind} ({', '.join(known) or 'there are none'}), got {wanted}"
+                f"expected one of the bundled {kind} ({'; '.join(listed) if known else 'there are none'}), got steps "
+                f"{steps}; kappa {kappa:g}; guidance {guidance or 1.0:g}"
             )
-        return str(directory / f"{wanted}.json")
+        return str(directory / wanted)
 
 
 def plan_name(model: str, steps: int, kappa: float, guidance: float | None) -> str:
@@ -245,7 +254,7 @@ def load_pretrained(
         state = unflatten_state(unit_gain(abstract), abstract)
         return _assemble(sizes, state, {}, header, autoencoder, dtype, reversed_time, None)
     if name is not None and weights is None:
-        raise ValueError(f"expected `weights` of {name}: none come with the library")
+        raise ValueError(f"expected `weights` of {name}, or a file of them as the model: none come with the library")
     bundled = str(source) if str(source) in BUNDLED else None
     path = Path(str(resources.files("lazysi") / "assets" / f"{source}.safetensors")) if bundled else (weights or source)
     if not str(path).startswith(HUB) and not Path(path).exists():
