@@ -8,7 +8,8 @@
 The default, the plan, and the best baselines, against an accurate solution (order 3, 64 steps: RMS error 6e-5 on the
 bundled network) from the same noise: Frechet distance in the classifier's features (in the values themselves where
 there is no classifier). Baselines whose RMS in results/few_steps.csv is at most twice the least are tried on the first
-1,000 samples, on their grid there; the two of least Frechet distance and the one of least RMS run on all. Results in
+1,000 samples, on every grid that they have there (rows of before that: on the one of least RMS); the two of least
+Frechet distance and the one of least RMS run on all. Results in
 results/few_steps_frechet.csv, whose rows are not run again; the default and the plan over the best baseline in
 results/few_steps_frechet_ratios.csv; and a figure.
 """
@@ -76,16 +77,16 @@ class Law:
         return Row(*head, evaluations, count, distance, error, sampler.budget)
 
 
-def best_grids(rows: list[RMSRow], field: str, n: int) -> dict[str, tuple[float, str]]:
-    """Least RMS and its grid, for the baselines near the best one at n evaluations."""
+def near_the_best(rows: list[RMSRow], field: str, n: int) -> list[RMSRow]:
+    """Baselines at n evaluations, each on every grid that was kept, whose RMS is near the least, which comes first."""
     baselines = [row for row in compared(rows, field, n) if others(row.kind) and np.isfinite(row.rms)]
     if not baselines:
         raise SystemExit(
             f"expected baselines on {field} with {n} evaluations in {RMS_FILE}, got none: run first\n"
             f"    python benchmarks/few_steps.py --fields '{field}' --evaluations {n}"
         )
-    near = [row for row in baselines if row.rms <= NEAR * min(row.rms for row in baselines)]
-    return {row.sampler: (row.rms, row.grid) for row in sorted(near, key=lambda row: -row.rms)}
+    baselines.sort(key=lambda row: row.rms)
+    return [row for row in baselines if row.rms <= NEAR * baselines[0].rms]
 
 
 def measure(
@@ -100,7 +101,7 @@ def measure(
     """Rows of all runs, those in `file` taken from there and the others added to it."""
     rows = read_rows(file, Row)
     for name in names:
-        found = {n: best_grids(of_rms, name, n) for n in wanted}  # refuses before anything long
+        found = {n: near_the_best(of_rms, name, n) for n in wanted}  # refuses before anything long
         law = Law(Case(name, count, seed=SEED, trials=trials, cache=None if file is None else CACHE), steps)
 
         def run(sampler: Sampler, grid: str, number: int, law: Law = law) -> Row:
@@ -118,12 +119,11 @@ def measure(
             for sampler in samplers.values():
                 if sampler.kind in {"ours", "tuned"}:
                     run(sampler, sampler.grids[0], count)
-            baselines = {sampler: grid for sampler, (_, grid) in found[n].items() if sampler in samplers}
-            screened = [run(samplers[sampler], grid, min(SCREEN, count)) for sampler, grid in baselines.items()]
+            near = [row for row in found[n] if row.sampler in samplers]
+            screened = [run(samplers[row.sampler], row.grid, min(SCREEN, count)) for row in near]
             screened.sort(key=lambda row: np.nan_to_num(row.frechet, nan=np.inf))
-            nearest = min(baselines, key=lambda sampler: found[n][sampler][0])
-            for sampler in dict.fromkeys([*(row.sampler for row in screened[:KEPT]), nearest]):
-                run(samplers[sampler], baselines[sampler], count)
+            for sampler, grid in dict.fromkeys((row.sampler, row.grid) for row in [*screened[:KEPT], *near[:1]]):
+                run(samplers[sampler], grid, count)
     return rows
 
 

@@ -48,7 +48,7 @@ from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_o
 
 from lazysi import metrics  # noqa: E402
 
-EVALUATIONS, KAPPAS = (2, 3, 4, 6, 8, 12, 16), (1.0, 0.25, 2.0)
+EVALUATIONS, KAPPAS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50), (1.0, 0.25, 2.0)
 # samples, where they cost little so many that the chance in them is less than what tells samplers apart from 6 steps on
 COUNTS = {"mixture": 20_000, "digits density": 20_000}
 COUNT, KEPT = 5000, 2  # of the others; grids of a sampler that are kept
