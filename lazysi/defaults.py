@@ -12,9 +12,9 @@
 | more | order 3, frozen step last | the same |
 
 All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
-For samples of fewer than 256 entries the SDE is order 2 in the point frame from 3 steps on, in the angle. In the point
-frame it begins in up to 9 steps, for larger samples up to 4, with one that keeps all of its noise, as in the lazy frame,
-and is not corrected.
+For samples of fewer than 256 entries the SDE is order 2 in the point frame from 3 steps on, in the angle. In up to 9
+steps in that frame, for larger samples up to 4, the first one keeps all of its noise, as in the lazy frame, and is not
+corrected.
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
 1.3 (for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8

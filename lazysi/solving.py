@@ -41,8 +41,9 @@ from lazysi.schedules import AbstractSchedule
 from lazysi.solvers import Multistep, TableTerm
 from lazysi.steps import euler_steps
 
-__all__ = ["solve_for", "solve_with_density"]
+__all__ = ["NAN_MESSAGE", "solve_for", "solve_with_density"]
 
+NAN_MESSAGE = "the field returned NaN"  # of the error at run time, whose text has more around it
 PROBES = 2**31 - 1  # what the key is folded with for the probes of divergences, out of the way of indices
 ADAPTIVE_STEPS = 4096  # most steps an adaptive solver may take in one leg
 LEVY_AREAS = {
@@ -338,5 +339,5 @@ def _has_nan(y: State) -> Array:
 
 def _refuse(value: Any, wrong: Array, step: Array, steps: int) -> Any:
     """`value`, or an error where it is `wrong`, in the given step counted from 0."""
-    messages = [f"the field returned NaN at step {n + 1} of {steps}" for n in range(steps)]
+    messages = [f"{NAN_MESSAGE} at step {n + 1} of {steps}" for n in range(steps)]
     return eqx.branched_error_if(value, wrong, step, messages)

@@ -11,6 +11,7 @@ takes part too.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -28,12 +29,29 @@ from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity,
 from lazysi.sampling import sample, sample_path
 from lazysi.searching import Candidate, Task, grid_of_parameters, is_ahead, rank, search
 from lazysi.solvers import Multistep
+from lazysi.solving import NAN_MESSAGE
 
 __all__ = ["fit_ode"]
 
 
+class _Parameters(NamedTuple):
+    """What the search moves, without bounds."""
+
+    log_shift: float = 0.0  # of the grid, as the two powers (see `grid_of_parameters`)
+    log_start_power: float = 0.0
+    log_end_power: float = 0.0
+    dpm_solver: float = 0.0  # whether the ridge goes to DPM-Solver++(2M), above one half, or to the default
+
+
+_ODE_SCALES = np.asarray(_Parameters(0.5, 0.3, 0.3, 0.7))
+
+
 def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
-    """The best table on noise that was not fitted to, and what it measured there."""
+    """The best table on noise that was not fitted to, and what it measured there.
+
+    Raises:
+        ValueError: if the fine-grid solution is not finite.
+    """
     key, field, shape, steps, kappa, trials, fine_steps, progress = task
     angles, path = (np.asarray(a) for a in sample_path(key, field, shape, **fine_options(fine_steps)))
     if not np.isfinite(path[-1]).all():
@@ -60,7 +78,7 @@ def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
     def follow(numbers: np.ndarray, parameters: np.ndarray) -> Candidate:
         """The table fitted on the fine angles of these numbers, with its error on the second half."""
         grid = angles[numbers].astype(np.float64)
-        table = methods[int(parameters[3] > 0.5)](jnp.asarray(grid))
+        table = methods[int(_Parameters(*parameters).dpm_solver > 0.5)](jnp.asarray(grid))
         known_rows, u, values = rows_of(table), path[0], []
         rows = np.zeros_like(known_rows)
         for n in range(steps):
@@ -78,12 +96,13 @@ def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
     def evaluate(parameters: np.ndarray) -> Candidate:
         return follow(_nearest(np.asarray(grid_of_parameters(steps, parameters)), angles), parameters)
 
-    own = np.asarray([np.log(default.shift), 0.0, np.log(default.end)])
-    grids = [*(np.asarray([np.log(shift), 0.0, 0.0]) for shift in (1.0, 1.5, 2.0, 3.0)), np.asarray([0.4, 0.2, 0.2])]
-    start = [np.append(own, 0.0), *(np.append(grid, 1.0) for grid in (own, *grids)), np.append(grids[1], 0.0)]
+    own = _Parameters(log_shift=float(np.log(default.shift)), log_end_power=float(np.log(default.end)))
+    shifted = [_Parameters(log_shift=math.log(shift)) for shift in (1.0, 1.5, 2.0, 3.0)]
+    to_dpm_solver = [grid._replace(dpm_solver=1.0) for grid in (own, *shifted, _Parameters(0.4, 0.2, 0.2))]
+    start = [np.asarray(parameters) for parameters in (own, *to_dpm_solver, shifted[1])]
     coarse = max(1, (2 * trials) // 3) if steps > 1 else trials
     report = lambda number, best: progress((number + 1) / (trials + rounds), f"RMS {best.error:.4f}")  # noqa: E731
-    best = search(start, np.asarray([0.5, 0.3, 0.3, 0.7]), coarse, evaluate, report)[0]
+    best = search(start, _ODE_SCALES, coarse, evaluate, report)[0]
     # single angles, in turn
     numbers, random = _nearest(np.asarray(best.table.angles), angles), np.random.RandomState(1)
     for number in range(coarse, trials):
@@ -125,8 +144,8 @@ def _nearest_plan(
     for number, plan in enumerate(plans):
         try:
             gap = (draw(plan)[half:] - end[half:]).astype(float)
-        except RuntimeError:  # NaN
-            if number == 0:
+        except RuntimeError as error:
+            if number == 0 or NAN_MESSAGE not in str(error):
                 raise
             gap = np.full_like(end[half:], np.nan, float)
         squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))

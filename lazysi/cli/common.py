@@ -372,7 +372,9 @@ class OneSentence:
             sentence = str(error)
         elif isinstance(error, RuntimeError):
             # a check inside compiled code: its message stands between a stack and advice
-            found = [line.strip() for line in str(error).splitlines() if "the field returned NaN" in line]
+            from lazysi.solving import NAN_MESSAGE
+
+            found = [line.strip() for line in str(error).splitlines() if NAN_MESSAGE in line]
             sentence = found[-1] if found else None
         else:
             return
