@@ -206,7 +206,7 @@ def _require_float64() -> None:
 
 
 _DOUBLE, _SINGLE = np.dtype("float64"), np.dtype("float32")
-LARGE_CHUNK = 80 if jax.default_backend() == "cpu" else 1000
+LARGE_CHUNK = 40 if jax.default_backend() == "cpu" else 1000
 PROBLEMS = {
     problem.name: problem
     for problem in (

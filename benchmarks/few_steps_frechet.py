@@ -8,8 +8,8 @@
 The default, the plan, and the best baselines, against an accurate solution (order 3, 64 steps: RMS error 6e-5 on the
 bundled network) from the same noise: Frechet distance in the classifier's features (in the values themselves where
 there is no classifier). Baselines whose RMS in results/few_steps.csv is at most twice the least are tried on the first
-1,000 samples, on every grid that they have there (rows of before that: on the one of least RMS); the two of least
-Frechet distance and the one of least RMS run on all. Results in
+1,000 samples, on every grid that they have there (rows from before: on that of least RMS); the two runs of least
+Frechet distance and the one of least RMS are made of all samples. Results in
 results/few_steps_frechet.csv, whose rows are not run again; the default and the plan over the best baseline in
 results/few_steps_frechet_ratios.csv; and a figure.
 """

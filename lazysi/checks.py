@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-__all__ = ["check_number", "count", "factor", "known", "switch"]
+__all__ = ["as_factor", "as_switch", "check_number", "count", "known"]
 
 
 def known(value: object) -> np.ndarray | None:
@@ -54,8 +54,8 @@ def check_number(
         raise ValueError(f"expected `{name}` above {low:g}, got {number:g}")
 
 
-def factor(name: str, value: ArrayLike, **bounds: float) -> Float[Array, ""]:
-    """One finite number in its range (see `check_number`); a truth value counts as 0 or 1.
+def as_factor(name: str, value: ArrayLike, **bounds: float) -> Float[Array, ""]:
+    """One finite number in its range (see `check_number`) as an array; a truth value counts as 0 or 1.
 
     Raises:
         ValueError: saying what was expected and what came.
@@ -65,8 +65,8 @@ def factor(name: str, value: ArrayLike, **bounds: float) -> Float[Array, ""]:
     return jnp.asarray(value, float)
 
 
-def switch(name: str, value: ArrayLike) -> Bool[Array, ""]:
-    """One truth value.
+def as_switch(name: str, value: ArrayLike) -> Bool[Array, ""]:
+    """One truth value, or 0 or 1, as an array.
 
     Raises:
         ValueError: saying what was expected and what came.

@@ -2,14 +2,14 @@
 
 | | ODE | SDE |
 |---|---|---|
-| 1 step | frozen step of the lazy frame | the same |
-| 2 | order 2: lazy frame in the angle | the same |
+| 1 step | frozen step of the lazy frame | as the ODE |
+| 2 | order 2: lazy frame in the angle | as the ODE |
 | 3 | order 2: flat frame in linear time, quarter corrector | half a line: lazy frame in the angle |
-| 4 | the same | order 2: point frame in linear time, corrector |
-| 5 to 7 | order 2: lazy frame in the angle, corrector | the same |
-| 8 to 9 | a line, with the corrector of order 3 | the same |
-| 10 to 23 | the same, frozen step last | the same |
-| more | order 3, frozen step last | the same |
+| 4 | as above | order 2: point frame in linear time, corrector; the first step keeps its noise |
+| 5 to 7 | order 2: lazy frame in the angle, corrector | as above, without that |
+| 8 to 9 | a line, with the corrector of order 3 | as above |
+| 10 to 23 | as above, frozen step last | as above |
+| more | order 3, frozen step last | as above |
 
 All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
 For samples of fewer than 256 entries the SDE is order 2 in the point frame from 3 steps on, in the angle. In up to 9
@@ -48,8 +48,8 @@ PLAIN, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # mo
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 ODE_SHIFT = 1.3
-# most steps of the SDE in the lazy frame for samples of many entries, with a least shift, with the whole growth of the
-# shift and, for samples of few entries, with a first step that keeps its noise
+# most steps of the SDE in the lazy frame for samples of many entries; with a least shift and, for these, a first step
+# that keeps its noise; with the whole growth of the shift and, for samples of few entries, such a first step
 LAZY_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
 ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in more steps
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps

@@ -142,9 +142,9 @@ class LazyFrame(eqx.Module):
 
 
 class Frame(eqx.Module):
-    """A frame: the fraction f of the data prediction that is linear in the state, with centre and basis,
+    """A frame: the fraction f of the data prediction that is linear in the state, with centre and basis.
 
-        f = sum_k c_k (s_k sin)^r_k / (cos^r_k + (s_k sin)^r_k) of the angle.
+        f = sum_k c_k (s_k sin)^r_k / (cos^r_k + (s_k sin)^r_k),   sin and cos of the angle.
 
     All methods take l = log tan(angle), of any shape, from -inf at pure noise to inf at pure data, and return its shape
     with the axes of the directions, those of `weights` after the first, appended.
@@ -192,7 +192,7 @@ class Frame(eqx.Module):
         return jnp.where(rest < WEIGHT_ERROR, 0, rest) + self._sum(l, jax.nn.sigmoid(-self._arguments(l)))
 
     def pull(self, l: Array) -> Array:  # noqa: E741
-        """f cot(angle) = f exp(-l), the slope of the linear part in u, finite at l = -inf too."""
+        """f cot(angle) = f exp(-l), the slope of the linear part in u / cos(angle), finite at l = -inf too."""
         finite = jnp.where(jnp.isfinite(l), l, 0)
         inner = jax.nn.log_sigmoid(self._arguments(finite)) - _expand(finite, self.stds.ndim)
         end = self.stds * (self.exponents == 1)  # of f exp(-l) to the left; to the right it is 0

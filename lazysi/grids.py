@@ -1,7 +1,7 @@
 """Grids: the angles at which the network is asked, from pure noise (0) to pure data (pi/2).
 
 Each returns steps + 1 increasing angles and refuses, with a ValueError, a number of steps that is not an integer of at
-least 1, and parameters that give no such angles.
+least 1, and parameters out of their range.
 """
 
 from collections.abc import Callable

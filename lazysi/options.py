@@ -20,7 +20,7 @@ from lazysi.plans import Plan
 from lazysi.schedules import AbstractSchedule
 from lazysi.solvers import Multistep
 
-__all__ = ["Options", "as_index", "check_field", "check_options", "check_shape", "count"]
+__all__ = ["Options", "as_index", "check_field", "check_options", "check_shape"]
 
 STEPS = 16  # unless asked for
 END_ERROR = 1e-5  # of the last angle of a grid, which is then set to pi/2: float32 rounding of the user's own formula

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from lazysi.checks import factor, known, switch
+from lazysi.checks import as_factor, as_switch, known
 from lazysi.fields import Field
 from lazysi.frames import Frame
 from lazysi.moments import Moments
@@ -89,8 +89,8 @@ class Multistep(diffrax.AbstractItoSolver):
         order: 1 freezes Q over the step, 2 and 3 extrapolate it.
         corrector: how much of the last step, from 0 to 1 or True, is redone with the new value of Q before going on, at
             no further evaluation.
-        power: 1 for w = residual G / cos(angle), bounded in a frame of full weight; 0 for the residual itself, which a
-            frame of less weight, as the point frame, takes in any case.
+        power: from 0 to 1; 1 for w = residual G / cos(angle), bounded in a frame of full weight; 0 for the residual
+            itself, which a frame of less weight, as the point frame, takes in any case.
         variable: of the polynomials, an increasing function of log tan(angle): `multistep.angle_variable`,
             `multistep.time_variable` or `multistep.log_variable`.
         extrapolation: factor on what extrapolation adds; 0 is order 1.
@@ -136,19 +136,19 @@ class Multistep(diffrax.AbstractItoSolver):
         lazy_start: ArrayLike = False,
     ):
         value = known(order)
-        if value is not None and (value.shape != () or not any(value == choice for choice in (1, 2, 3))):
+        if value is not None and (value.shape != () or value.dtype == bool or value not in (1, 2, 3)):
             raise ValueError(f"expected `order` 1, 2 or 3, got {order!r}")
         if not callable(variable):
             raise ValueError(f"expected `variable` to be a function of log tan(angle), got {variable!r}")
         self.accuracy = jnp.asarray(order)
         self.rule = Rule(
-            factor("corrector", corrector, minimum=0, maximum=1),
-            factor("power", power, minimum=0, maximum=1),
-            factor("extrapolation", extrapolation),
-            factor("curvature", curvature),
-            switch("midpoint", midpoint),
-            switch("taper", taper),
-            switch("lazy_start", lazy_start),
+            as_factor("corrector", corrector, minimum=0, maximum=1),
+            as_factor("power", power, minimum=0, maximum=1),
+            as_factor("extrapolation", extrapolation),
+            as_factor("curvature", curvature),
+            as_switch("midpoint", midpoint),
+            as_switch("taper", taper),
+            as_switch("lazy_start", lazy_start),
         )
         self.variable = variable
 

@@ -88,8 +88,9 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
 
         def differences() -> Iterator[tuple[Array, Array]]:
             for number in range(DRAWS):
-                further = jax.random.fold_in(key, 3 + number)
-                draw = _Draw(further, field, shape, kappa, fine_steps) if number else check
+                draw = check
+                if number:
+                    draw = _Draw(jax.random.fold_in(key, 3 + number), field, shape, kappa, fine_steps)
                 ours, others = (see(view, draw.samples(table)) for table in (chosen.table, own.table))
                 yield _difference(ours, others, see_law(view, draw.law))
 
@@ -142,8 +143,8 @@ class _Parameters(NamedTuple):
     log_shift: float = 0.0  # of the grid, as the two powers (see `grid_of_parameters`)
     log_start_power: float = 0.0
     log_end_power: float = 0.0
-    weight: float = 0.0  # of the frame, and standard deviation
-    log_std: float = math.log(0.5)
+    weight: float = 0.0  # of the one Gaussian in the frame
+    log_std: float = math.log(0.5)  # of it
     extrapolation: float = 1.0
     corrector: float = 0.0
     sharpening: float = 0.0  # how far the last data prediction goes on along its last change, in the point frame
@@ -153,7 +154,22 @@ class _Parameters(NamedTuple):
     lazy_start: float = 0.0
 
 
-_SDE_SCALES = np.asarray([0.5, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3, 0.2, 0.7, 0.7, 0.7, 0.7])
+_SDE_SCALES = np.asarray(
+    _Parameters(
+        log_shift=0.5,
+        log_start_power=0.3,
+        log_end_power=0.3,
+        weight=0.3,
+        log_std=0.6,
+        extrapolation=0.3,
+        corrector=0.3,
+        sharpening=0.2,
+        second_order=0.7,
+        variable=0.7,
+        midpoint=0.7,
+        lazy_start=0.7,
+    )
+)
 
 
 def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
@@ -180,23 +196,23 @@ def _sde_start(steps: int, kappa: float, entries: int) -> list[np.ndarray]:
 
 def _sde_table(steps: int, kappa: float, parameters: np.ndarray) -> Table:
     """Table of a sampler with these `_Parameters`, the data prediction last in 2 steps or more."""
-    of = _Parameters(*parameters)
-    weight, std = np.clip(of.weight, 0.0, 1.0), np.exp(np.clip(of.log_std, -3.0, 1.0))
+    moved = _Parameters(*parameters)
+    weight, std = np.clip(moved.weight, 0.0, 1.0), np.exp(np.clip(moved.log_std, -3.0, 1.0))
     frame = Frame(jnp.asarray([weight], float), jnp.asarray([std], float), isotropic())
     solver = Multistep(
-        2 if of.second_order > 0.5 else 1,
-        corrector=np.clip(of.corrector, 0.0, 1.0),
-        variable=log_variable if of.variable > 0.5 else time_variable if of.variable < -0.5 else angle_variable,
-        extrapolation=np.clip(of.extrapolation, -1.0, 2.0),
-        midpoint=of.midpoint > 0.5,
-        lazy_start=of.lazy_start > 0.5,
+        2 if moved.second_order > 0.5 else 1,
+        corrector=np.clip(moved.corrector, 0.0, 1.0),
+        variable=log_variable if moved.variable > 0.5 else time_variable if moved.variable < -0.5 else angle_variable,
+        extrapolation=np.clip(moved.extrapolation, -1.0, 2.0),
+        midpoint=moved.midpoint > 0.5,
+        lazy_start=moved.lazy_start > 0.5,
     )
     grid = grid_of_parameters(steps, parameters)
     table = table_of(solver, frame, grid, jnp.asarray(kappa, float), jnp.asarray(steps > 1))
     if steps == 1:
         return table
     # 2 steps, or a frame: what came before the last data prediction is that of pure noise, or none
-    sharpening = 0.0 if steps == 2 or weight > 0 else np.clip(of.sharpening, -1.0, 2.0)
+    sharpening = 0.0 if steps == 2 or weight > 0 else np.clip(moved.sharpening, -1.0, 2.0)
     # The last step is the data prediction as the network makes it, and `refine_law` leaves it one. In terms of the
     # frame's Q and the state, small changes leave noise in the samples: features see it, the distance hardly does.
     last = table.data.at[-1].set(1.0), table.noise.at[-1].set(0.0), table.stay.at[-1].set(0.0)

@@ -57,7 +57,7 @@ def test_the_package_carries_fitted_schedules():
         assert (fitted.steps, float(fitted.kappa), about["guidance"]) == (steps, 0.0, None)
         assert about["rms"] < about["rms_start"]  # that of the plan it began with
     with pytest.raises(
-        ValueError, match=r"expected one of the bundled schedules \(steps 4, 6, 8; kappa 0; guidance 1\), got steps 5"
+        ValueError, match=r"expected one of the bundled schedules \(4, 6, 8 steps at kappa 0, guidance 1\), got 5"
     ):
         model.fitted_schedule(5)
 
@@ -115,7 +115,7 @@ def test_bundled_schedules_are_without_guidance(tmp_path):
     assert run("sample", *arguments).exit_code == 0
     with np.load(tmp_path / "x.npz") as stored:
         assert json.loads(str(stored["about"]))["guidance"] is None
-    check_refused(run("sample", *arguments, "--guidance", 2), "got steps 4; kappa 0; guidance 2")
+    check_refused(run("sample", *arguments, "--guidance", 2), "got 4 steps at kappa 0, guidance 2")
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,8 @@ def test_linear_data_move_by_the_lazy_equation(x64):
 def test_bad_spectrum(weights, stds, exponents, sentence):
     with pytest.raises(ValueError, match=sentence):
         lz.Frame(jnp.asarray(weights), jnp.asarray(stds), lz.isotropic(), exponents)
+
+
+def test_a_flat_frame_has_components():
+    with pytest.raises(ValueError, match="expected `components` to be an integer of at least 1, got 0"):
+        lz.flat_frame(0)

@@ -312,7 +312,8 @@ def test_default_of_the_ode(steps, order, curvature, corrector, end):
 )
 def test_default_of_the_sde(steps, shift, small):
     """Variable, frame, extrapolation and grid by the number of steps; the shift grows with the number of entries, and
-    samples of few entries stay in the angle, in 4 to 9 steps on a grid of their own with a lazy start, which images have in 4."""
+    samples of few entries stay in the angle, in 4 to 9 steps on a grid of their own with a lazy start, which images
+    have in 4."""
     of = lambda entries: default_method(steps, jnp.ones(()), None, entries, one_path=False)  # noqa: E731
     image, growth = of(784), 1 / 7 if steps <= 9 else 1 / 14
     for method in (image, of(2)):
@@ -391,6 +392,7 @@ def test_bad_order(order):
     ("options", "sentence"),
     [
         ({"order": "2"}, "expected `order` 1, 2 or 3, got '2'"),
+        ({"order": True}, "expected `order` 1, 2 or 3, got True"),
         ({"corrector": np.nan}, "expected `corrector` to be finite, got nan"),
         ({"corrector": 5}, "expected `corrector` of at most 1, got 5"),
         ({"corrector": np.ones(3, bool)}, "expected `corrector` to be a number, got"),
@@ -413,4 +415,8 @@ def test_numbers_of_a_solver_may_be_traced():
         return rule.corrector, rule.midpoint
 
     assert jax.tree.map(float, jax.jit(corrected)(True, 1)) == (1.0, 1.0)
-    assert jax.tree.map(float, corrected(np.bool_(True), np.asarray(0))) == (1.0, 0.0)
+
+
+def test_truth_values_count_as_numbers():
+    rule = lz.Multistep(2, corrector=np.bool_(True), power=False, midpoint=np.asarray(0)).rule
+    assert (float(rule.corrector), float(rule.power), bool(rule.midpoint)) == (1.0, 0.0, False)

@@ -252,7 +252,7 @@ def bundled(tmp_path, monkeypatch):
 
 def test_bundled_plans_are_found_by_steps_kappa_and_guidance(bundled):
     model, directory = bundled
-    with pytest.raises(ValueError, match=r"there are none\), got steps 4; kappa 0; guidance 1$"):
+    with pytest.raises(ValueError, match=r"there are none\), got 4 steps at kappa 0, guidance 1$"):
         model.plan(4)
     names = {
         "fashion-mnist-12-kappa0": {"steps": 12},
@@ -264,11 +264,12 @@ def test_bundled_plans_are_found_by_steps_kappa_and_guidance(bundled):
         lz.save_plan(directory / f"{name}.json", plan_of(method, wanted["steps"], json.dumps({"name": name}))[0])
         assert json.loads(model.plan(**wanted).about) == {"name": name}
     (directory / "other-4-kappa0.json").write_text("{}")
-    known = "steps 4, 12; kappa 0, 1; guidance 1, 2"
+    known = "4, 12 steps at kappa 0, guidance 1; 4 steps at kappa 1, guidance 2"
     for wanted, got in [
-        ({"steps": 5}, "steps 5; kappa 0; guidance 1"),
-        ({"steps": 4, "kappa": 0.5}, "steps 4; kappa 0.5; guidance 1"),
-        ({"steps": 4, "guidance": 3.0}, "steps 4; kappa 0; guidance 3"),
+        ({"steps": 5}, "5 steps at kappa 0, guidance 1"),
+        ({"steps": 4, "kappa": 0.5}, "4 steps at kappa 0.5, guidance 1"),
+        ({"steps": 4, "guidance": 0.0}, "4 steps at kappa 0, guidance 0"),
+        ({"steps": 12, "kappa": 1.0, "guidance": 2.0}, "12 steps at kappa 1, guidance 2"),
     ]:
         with pytest.raises(ValueError, match=rf"expected one of the bundled plans \({known}\), got {got}$"):
             model.plan(**wanted)

@@ -149,6 +149,13 @@ def test_a_plan_fitted_with_classes_says_so_where_it_is_used_without(tmp_path, m
         assert result.stderr == (f"lazysi: {said}\n" if said else "")
 
 
+def test_a_bundled_plan_says_so_too(tmp_path):
+    arguments = ["sample", "-n", 1, "--steps", 3, "--labels", "none", "--out", tmp_path / "x.npz"]
+    result = run(*arguments, "--plan", "bundled")
+    assert result.exit_code == 0
+    assert result.stderr == "lazysi: the plan was fitted with classes, and is used with none\n"
+
+
 @pytest.mark.parametrize("command", ["sample", "tune", "fit-schedule", "evaluate"])
 def test_guidance_without_a_class_is_refused(tmp_path, model, command):
     arguments = [command, "--model", model, "--labels", "none", "--guidance", 3]
@@ -169,14 +176,14 @@ def test_bundled_plans_are_picked_by_steps_kappa_and_guidance(tmp_path, monkeypa
     _, about = draw("fashion-mnist", tmp_path / "x.npz", "--plan", "bundled", "--steps", 2)
     assert (about["steps"], about["guidance"], about["plan"]) == (2, 2.0, "bundled")
     for arguments, got in [
-        (["--steps", 3], "steps 3; kappa 0; guidance 2"),
-        (["--steps", 2, "--kappa", 1], "steps 2; kappa 1; guidance 2"),
-        (["--steps", 2, "--guidance", 1], "steps 2; kappa 0; guidance 1"),
-        (["--steps", 2, "--labels", "none"], "steps 2; kappa 0; guidance 1"),
+        (["--steps", 3], "3 steps at kappa 0, guidance 2"),
+        (["--steps", 2, "--kappa", 1], "2 steps at kappa 1, guidance 2"),
+        (["--steps", 2, "--guidance", 1], "2 steps at kappa 0, guidance 1"),
+        (["--steps", 2, "--labels", "none"], "2 steps at kappa 0, guidance 1"),
     ]:
         result = run("sample", "--plan", "bundled", "--out", tmp_path / "y.npz", *arguments)
         assert result.exit_code == 2
-        sentence = f"expected one of the bundled plans (steps 2; kappa 0; guidance 2), got {got}\n"
+        sentence = f"expected one of the bundled plans (2 steps at kappa 0, guidance 2), got {got}\n"
         assert result.stderr == f"lazysi: {sentence}"
     assert not (tmp_path / "y.npz").exists()
 

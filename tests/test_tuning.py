@@ -261,6 +261,22 @@ def test_a_few_samples_that_are_most_of_the_error_do_not_decide_alone(usual, rar
     assert _nearest_plan([0, 1], lambda plan: ends[plan], np.zeros((32, 1)), 0)[0] == int(taken)
 
 
+def test_only_nan_puts_a_plan_last():
+    """What else fails is not hidden."""
+
+    def draw(message):
+        def of(plan):
+            if plan:
+                raise RuntimeError(message)
+            return np.ones((8, 1))
+
+        return of
+
+    assert _nearest_plan([0, 1], draw("the field returned NaN at step 1 of 2"), np.zeros((8, 1)), 4) == (0, 1.0)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        _nearest_plan([0, 1], draw("out of memory"), np.zeros((8, 1)), 4)
+
+
 @pytest.mark.parametrize("failing", [1, 3])
 def test_a_sampler_that_leaves_where_the_field_is_finite_is_not_the_nearest(monkeypatch, failing):
     """A candidate for the ODE whose states run away, to where the field has no value, is last: tuning goes on."""

@@ -30,7 +30,10 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Model = Annotated[
-    str, typer.Option(help="Name of a bundled model, or a model file ([bold]lazysi convert-weights[/bold] makes one).")
+    str,
+    typer.Option(
+        help="Name of a bundled model, or a file of [bold]lazysi train[/bold] or [bold]convert-weights[/bold]."
+    ),
 ]
 Steps = Annotated[int, typer.Option(help="Steps, each one network evaluation.")]
 Kappa = Annotated[float, typer.Option(help="Relative diffusion: 0 is the ODE, 1 the optimal SDE.")]
@@ -211,7 +214,7 @@ def find_plan(
             guidance = 1.0  # those that come with a model are fitted without
         find = network.plan if kind == "plan" else network.fitted_schedule
         plan = find(steps, kappa=kappa, guidance=None if classes is None else guidance)
-        _warn_of_classes(kind, plan, classes)
+        _warn_of_classes(kind, json.loads(plan.about), classes)
         return plan, guidance
     plan = lz.load_plan(source) if kind == "plan" else lz.load_schedule(source)
     about, asked = json.loads(plan.about), {"steps": steps, "kappa": kappa, "guidance": guidance}
@@ -227,13 +230,13 @@ def find_plan(
     model = context.params.get("model")
     if about.get("model", model) != model:  # allowed: a network trained further, or a file that was moved
         errors.print(f"lazysi: the {kind} was fitted to the model {about['model']}, not to {model}", markup=False)
-    _warn_of_classes(kind, plan, classes)
+    _warn_of_classes(kind, about, classes)
     return plan, planned["guidance"]
 
 
-def _warn_of_classes(kind: str, plan: "Plan | LearnedSchedule", classes: Sequence[int] | None) -> None:
+def _warn_of_classes(kind: str, about: dict[str, Any], classes: Sequence[int] | None) -> None:
     """Say, where a plan was fitted to the network with classes, that it is used without."""
-    if classes is None and json.loads(plan.about).get("labels"):
+    if classes is None and about.get("labels"):
         errors.print(f"lazysi: the {kind} was fitted with classes, and is used with none", markup=False)
 
 

@@ -45,7 +45,7 @@ def tune(
     labels: Labels = "all",
     n: Annotated[
         int | None,
-        typer.Option("-n", "--number", help="Samples to fit on.", show_default=f"{ODE_NUMBER}, {SDE_NUMBER} for SDEs"),
+        typer.Option("-n", "--number", help=f"Samples to fit on (default: {ODE_NUMBER}; {SDE_NUMBER} for SDEs)."),
     ] = None,
     trials: Annotated[int, typer.Option(help="Samplers tried.")] = 60,
     features: Annotated[

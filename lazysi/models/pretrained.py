@@ -179,18 +179,18 @@ class PretrainedModel(NamedTuple):
         wanted = f"{plan_name(self.name, steps, kappa, guidance)}.json"
         if wanted not in names:
             form = re.compile(rf"{re.escape(self.name)}-(\d+)-kappa([\d.]+)(-guided)?\.json")
-            known = [match.groups() for name in names if (match := form.fullmatch(name))]
+            known: dict[tuple[float, float], list[int]] = {}
+            for name in names:
+                if match := form.fullmatch(name):
+                    case = float(match[2]), PLAN_GUIDANCE if match[3] else 1.0
+                    known.setdefault(case, []).append(int(match[1]))
             listed = [
-                f"{word} {', '.join(f'{value:g}' for value in sorted(values))}"
-                for word, values in {
-                    "steps": {float(found) for found, _, _ in known},
-                    "kappa": {float(found) for _, found, _ in known},
-                    "guidance": {PLAN_GUIDANCE if found else 1.0 for _, _, found in known},
-                }.items()
+                f"{', '.join(map(str, sorted(known[case])))} steps at kappa {case[0]:g}, guidance {case[1]:g}"
+                for case in sorted(known)
             ]
             raise ValueError(
-                f"expected one of the bundled {kind} ({'; '.join(listed) if known else 'there are none'}), got steps "
-                f"{steps}; kappa {kappa:g}; guidance {guidance or 1.0:g}"
+                f"expected one of the bundled {kind} ({'; '.join(listed) or 'there are none'}), got {steps} steps at "
+                f"kappa {kappa:g}, guidance {1.0 if guidance is None else guidance:g}"
             )
         return str(directory / wanted)
 
