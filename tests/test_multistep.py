@@ -1,7 +1,6 @@
 """Tabulated multistep methods: special cases against their restatements, exactness, orders, float32."""
 
 import itertools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -380,43 +379,3 @@ def test_a_lazy_start_leaves_the_state_its_noise(make, kappa):
     np.testing.assert_allclose(begun.weights[2:], plain.weights[2:], atol=1e-14)
     for name in ("data", "noise", "spread"):
         np.testing.assert_array_equal(getattr(begun, name), getattr(plain, name))
-
-
-@pytest.mark.parametrize("order", [0, 4, 2.5])
-def test_bad_order(order):
-    with pytest.raises(ValueError, match="expected `order` 1, 2 or 3"):
-        lz.Multistep(order)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"order": "2"}, "expected `order` 1, 2 or 3, got '2'"),
-        ({"order": True}, "expected `order` 1, 2 or 3, got True"),
-        ({"corrector": np.nan}, "expected `corrector` to be finite, got nan"),
-        ({"corrector": 5}, "expected `corrector` of at most 1, got 5"),
-        ({"corrector": np.ones(3, bool)}, "expected `corrector` to be a number, got"),
-        ({"power": -1}, "expected `power` of at least 0, got -1"),
-        ({"extrapolation": np.inf}, "expected `extrapolation` to be finite, got inf"),
-        ({"curvature": "flat"}, "expected `curvature` to be a number, got 'flat'"),
-        ({"midpoint": 3}, "expected `midpoint` True or False, got 3"),
-        ({"lazy_start": [True, False]}, "expected `lazy_start` True or False, got"),
-        ({"variable": "angle"}, "expected `variable` to be a function of log tan"),
-    ],
-)
-def test_bad_numbers_are_refused_before_the_field_is_asked(options, sentence):
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        lz.Multistep(**options)
-
-
-def test_numbers_of_a_solver_may_be_traced():
-    def corrected(corrector, midpoint):
-        rule = lz.Multistep(2, corrector=corrector, midpoint=midpoint).rule
-        return rule.corrector, rule.midpoint
-
-    assert jax.tree.map(float, jax.jit(corrected)(True, 1)) == (1.0, 1.0)
-
-
-def test_truth_values_count_as_numbers():
-    rule = lz.Multistep(2, corrector=np.bool_(True), power=False, midpoint=np.asarray(0)).rule
-    assert (float(rule.corrector), float(rule.power), bool(rule.midpoint)) == (1.0, 0.0, False)
