@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from lazysi.checks import known
+from lazysi.checks import count, known
 from lazysi.curves import AbstractSchedule, as_float
 from lazysi.frames import Frame, point_frame
 from lazysi.grids import Grid
