@@ -163,8 +163,8 @@ def laws() -> str:
 
 
 def ratio(value: str, error: str = "nan") -> str:
-    """To two places, with its standard error in brackets if there is one; of an excess below 0 that it is none, or, with
-    an error above 1, that nothing is known."""
+    """To two places, with its standard error in brackets if there is one; of an excess below 0 that it is none, or,
+    with an error above 1, that nothing is known."""
     if math.isnan(float(value)):
         return ""
     if float(value) < 0 and float(error) > 1:
