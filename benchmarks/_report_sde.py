@@ -107,8 +107,9 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
 
 
 def on_floor(excess: float, floor: float) -> float:
-    """The distance that has this signed excess over a floor."""
-    return float(np.sqrt(max(floor**2 + np.sign(excess) * excess**2, 0.0))) if np.isfinite(excess) else float("nan")
+    """The distance that has this signed excess over a floor; NaN where it is farther below 0 than the floor is above."""
+    square = floor**2 + np.sign(excess) * excess**2
+    return float(np.sqrt(square)) if square > 0 else float("nan")
 
 
 def ratio(mine: float, theirs: float) -> float:
