@@ -107,7 +107,7 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
 
 
 def on_floor(excess: float, floor: float) -> float:
-    """The distance that has this signed excess over a floor; NaN where it is farther below 0 than the floor is above."""
+    """The distance that has this signed excess over a floor; NaN where that is farther below 0 than the floor above."""
     square = floor**2 + np.sign(excess) * excess**2
     return float(np.sqrt(square)) if square > 0 else float("nan")
 
