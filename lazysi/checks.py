@@ -72,7 +72,7 @@ def as_switch(name: str, value: ArrayLike) -> Bool[Array, ""]:
         ValueError: saying what was expected and what came.
     """
     found = known(value)
-    if found is not None and (found.shape != () or not any(found == choice for choice in (0, 1))):
+    if found is not None and (found.shape != () or found not in (0, 1)):
         raise ValueError(f"expected `{name}` True or False, got {value!r}")
     return jnp.asarray(value, bool)
 

@@ -73,10 +73,10 @@ def uniform_log_snr(steps: int, first: ArrayLike = -6.0, last: ArrayLike = 8.0) 
         first: log SNR of the second angle (the first is pure noise).
         last: log SNR of the last angle but one; above `first`.
     """
-    count("steps", steps)
+    steps = count("steps", steps)
     check_number("first", first)
     check_number("last", last, above=first)
-    inner = jnp.arctan(jnp.exp(jnp.linspace(first, last, max(steps - 1, 0)) / 2))
+    inner = jnp.arctan(jnp.exp(jnp.linspace(first, last, steps - 1) / 2))
     return jnp.concatenate([jnp.zeros(1), inner, jnp.full(1, jnp.pi / 2)])
 
 
@@ -94,12 +94,12 @@ def karras(
     Reference:
         Karras et al., arXiv 2206.00364, equation 5.
     """
-    count("steps", steps)
+    steps = count("steps", steps)
     check_number("smallest", smallest, above=0)
     check_number("largest", largest, above=smallest)
     check_number("rho", rho, above=0)
     largest, smallest = jnp.asarray(largest, float), jnp.asarray(smallest, float)
-    sigma = jnp.linspace(largest ** (1 / rho), smallest ** (1 / rho), max(steps - 1, 0)) ** rho
+    sigma = jnp.linspace(largest ** (1 / rho), smallest ** (1 / rho), steps - 1) ** rho
     return jnp.concatenate([jnp.zeros(1), jnp.arctan2(jnp.ones_like(sigma), sigma), jnp.full(1, jnp.pi / 2)])
 
 

@@ -86,15 +86,17 @@ def fit_sde(task: Task, features: Features | None) -> tuple[Table, dict[str, flo
     chosen, own = min(checked, key=lambda one: rank(one.error)), checked[0]
     if chosen is not own and np.isfinite(own.error):  # so few samples let something else seem better by chance
 
-        def differences() -> Iterator[tuple[Array, Array]]:
-            for number in range(DRAWS):
-                draw = check
-                if number:
-                    draw = _Draw(jax.random.fold_in(key, 3 + number), field, shape, kappa, fine_steps)
-                ours, others = (see(view, draw.samples(table)) for table in (chosen.table, own.table))
-                yield _difference(ours, others, see_law(view, draw.law))
+        def draws() -> Iterator[tuple[_Draw, Array]]:
+            yield check, of_check
+            for number in range(1, DRAWS):
+                further = _Draw(jax.random.fold_in(key, 3 + number), field, shape, kappa, fine_steps)
+                yield further, see_law(view, further.law)
 
-        chosen = chosen if is_nearer(differences()) else own
+        differences = (
+            _difference(see(view, draw.samples(chosen.table)), see(view, draw.samples(own.table)), of_law)
+            for draw, of_law in draws()
+        )
+        chosen = chosen if is_nearer(differences) else own
 
     # all of the above chose among candidates, which makes the least figure optimistic
     samples = final.samples(chosen.table)
