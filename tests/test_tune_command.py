@@ -186,6 +186,11 @@ def test_bundled_plans_are_picked_by_steps_kappa_and_guidance(tmp_path, monkeypa
         sentence = f"expected one of the bundled plans (2 steps at kappa 0, guidance 2), got {got}\n"
         assert result.stderr == f"lazysi: {sentence}"
     assert not (tmp_path / "y.npz").exists()
+    sentence = "there is one for this: --plan bundled"
+    for arguments, told in [([], True), (["--shift", 1], False), (["--labels", "none"], False), (["--kappa", 1], False)]:
+        result = run("sample", "-n", 2, "--steps", 2, "--out", tmp_path / "z.npz", *arguments)
+        assert result.exit_code == 0, result.output
+        assert (sentence in result.output) == told, arguments
 
 
 @pytest.mark.slow

@@ -234,6 +234,17 @@ def find_plan(
     return plan, planned["guidance"]
 
 
+def has_bundled_plan(network: "PretrainedModel", settings: dict[str, Any], guidance: float, classes: object) -> bool:
+    """Whether these arguments of `lazysi.sample` leave how to sample to the default, where the model has a plan."""
+    if network.name is None or classes is None or settings.keys() != {"steps", "kappa"}:
+        return False
+    try:
+        network.plan(settings["steps"], kappa=settings["kappa"], guidance=guidance)
+    except ValueError:
+        return False
+    return True
+
+
 def _warn_of_classes(kind: str, about: dict[str, Any], classes: Sequence[int] | None) -> None:
     """Say, where a plan was fitted to the network with classes, that it is used without."""
     if classes is None and about.get("labels"):
