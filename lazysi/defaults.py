@@ -87,6 +87,31 @@ def by_entries(entries: int) -> tuple[float, float]:
     return (entries / ENTRIES) ** GROWTH, min(1.0, math.log(entries) / math.log(ENTRIES))
 
 
+class _Choice(NamedTuple):
+    """A method of one equation, in numbers: those of `Multistep` and of `power_time`, and of the frame.
+
+    Args:
+        order: of the method.
+        corrector, extrapolation, curvature, lazy_start: as in `Multistep`.
+        in_time: whether it extrapolates in linear time rather than the angle.
+        weight: of the frame, 1 of the lazy one and 0 of the point.
+        denoise: whether the last step is the data prediction.
+        shift: of the grid.
+        end: power of the grid at the data.
+    """
+
+    order: int
+    shift: float
+    end: float = 1.0
+    corrector: float = 0.0
+    extrapolation: float = 1.0
+    curvature: float = 1.0
+    lazy_start: bool = False
+    in_time: bool = False
+    weight: float = 1.0
+    denoise: bool = True
+
+
 def default_method(steps: int, kappa: Array, moments: Moments | None, entries: int, *, one_path: bool) -> Method:
     """Default for a number of steps.
 
@@ -98,55 +123,88 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
         one_path: whether one Brownian path drives the whole solve.
     """
     noisy = kappa > 0
-    of_size, share = by_entries(entries)
-    end_power = next(power for least, power in END_POWERS if steps >= least)
-    end = jnp.where(noisy, 1.0, 1 + (end_power - 1) * share).astype(kappa.dtype)
     if moments is not None or one_path or steps == 1:
-        shift = jnp.where(noisy | (steps <= FLAT_ODE), 1.0, ODE_SHIFT * of_size).astype(kappa.dtype)
-        solver = Multistep(jnp.where(noisy, 1, 2), corrector=~noisy)
-        return Method(gaussian_frame(moments), solver, noisy & (moments is None and steps > 1), shift, end)
-    flat = PLAIN < steps <= FLAT_ODE
-    few_entries = entries <= ANGLE_ENTRIES
-    sde_lazy = steps <= (PLAIN if few_entries else LAZY_SDE)
-    sde_in_time = not (sde_lazy or few_entries)
-    in_time = jnp.where(noisy, sde_in_time, flat)
-    frame = flat_frame() if flat else gaussian_frame()
-    to_data = noisy & (not sde_lazy)
-    # of the SDE the point frame or the lazy one
-    frame = Frame(jnp.where(to_data, 0.0, frame.weights), jnp.where(noisy, 1.0, frame.stds), frame.moments)
+        ode, sde = _in_known_frame(steps, entries, denoise=moments is None and steps > 1)
+        frame = gaussian_frame(moments)
+    else:
+        ode, sde = _ode(steps, entries), _sde(steps, entries)
+        flat = flat_frame() if _is_flat(steps) else gaussian_frame()
+        weights = flat.weights * jnp.where(noisy, sde.weight, ode.weight)
+        frame = Frame(weights, jnp.where(noisy, 1.0, flat.stds), flat.moments)
+    chosen = {name: jnp.where(noisy, getattr(sde, name), getattr(ode, name)) for name in _Choice._fields}
 
     def variable(l: Array) -> Array:  # noqa: E741
-        return jnp.where(in_time, time_variable(l), angle_variable(l))
+        return jnp.where(chosen["in_time"], time_variable(l), angle_variable(l))
 
+    in_angle = not (ode.in_time or sde.in_time)
     solver = Multistep(
-        jnp.where(noisy | (steps <= SECOND_ORDER_ODE), 2, 3),
-        corrector=jnp.where(noisy, float(not sde_lazy), FLAT_CORRECTOR if flat else float(steps > PLAIN)),
-        extrapolation=jnp.where(noisy & sde_lazy, HALF_LINE, 1.0),
-        curvature=float(steps > LINE_ODE),
-        variable=variable,
-        lazy_start=to_data & (steps <= (SHORT_SDE if few_entries else FEW_SDE)),
+        chosen["order"],
+        corrector=chosen["corrector"],
+        extrapolation=chosen["extrapolation"],
+        curvature=chosen["curvature"],
+        variable=angle_variable if in_angle else variable,
+        lazy_start=chosen["lazy_start"],
     )
-    of_sde, sde_power = _sde_grid(steps, entries, lazy=sde_lazy)
-    shift = jnp.where(noisy, of_sde, ODE_SHIFT * of_size).astype(kappa.dtype)
-    end = jnp.where(noisy, 1 + (sde_power - 1) * share, end).astype(kappa.dtype)
-    return Method(frame, solver, noisy | (steps <= DENOISED_ODE), shift, end, in_time)
+    shift, end = (jnp.asarray(value, kappa.dtype) for value in (chosen["shift"], chosen["end"]))
+    return Method(frame, solver, chosen["denoise"], shift, end, chosen["in_time"])
 
 
-def _sde_grid(steps: int, entries: int, *, lazy: bool) -> tuple[float, float]:
-    """Shift of the SDE's default for so many entries, and power at the data for 784 of them."""
-    of_size, _ = by_entries(entries)
-    few_entries = entries <= ANGLE_ENTRIES
-    if lazy:
-        return PLAIN_SMALL_SDE_SHIFT if few_entries else LAZY_SDE_SHIFTS[steps] * of_size, 1.0
-    shift, power = (ANGLE_SDE_SHIFT if few_entries else TIME_SDE_SHIFT) / steps, 1.0
-    if few_entries and steps <= SHORT_SDE:
+def _in_known_frame(steps: int, entries: int, *, denoise: bool) -> tuple[_Choice, _Choice]:
+    """That of the ODE and of the SDE in the lazy frame or that of moments, where the frame is not to be chosen."""
+    shift = 1.0 if steps <= FLAT_ODE else ODE_SHIFT * by_entries(entries)[0]
+    ode = _Choice(2, shift, _ode_power(steps, entries), corrector=1.0, denoise=False)
+    return ode, _Choice(1, 1.0, denoise=denoise)
+
+
+def _is_flat(steps: int) -> bool:
+    """Whether the ODE has the flat frame."""
+    return PLAIN < steps <= FLAT_ODE
+
+
+def _ode(steps: int, entries: int) -> _Choice:
+    """The default of the ODE from 2 steps on, its frame as if it were lazy."""
+    flat = _is_flat(steps)
+    return _Choice(
+        order=2 if steps <= SECOND_ORDER_ODE else 3,
+        shift=ODE_SHIFT * by_entries(entries)[0],
+        end=_ode_power(steps, entries),
+        corrector=FLAT_CORRECTOR if flat else float(steps > PLAIN),
+        curvature=float(steps > LINE_ODE),
+        in_time=flat,
+        denoise=steps <= DENOISED_ODE,
+    )
+
+
+def _ode_power(steps: int, entries: int) -> float:
+    """Power at the data of the ODE's grid."""
+    power = next(power for least, power in END_POWERS if steps >= least)
+    return 1 + (power - 1) * by_entries(entries)[1]
+
+
+def _sde(steps: int, entries: int) -> _Choice:
+    """The default of the SDE from 2 steps on."""
+    small = entries <= ANGLE_ENTRIES
+    shift, end = _sde_grid(steps, entries)
+    if steps <= (PLAIN if small else LAZY_SDE):
+        return _Choice(2, shift, end, extrapolation=HALF_LINE)
+    lazy_start = steps <= (SHORT_SDE if small else FEW_SDE)
+    return _Choice(2, shift, end, corrector=1.0, lazy_start=lazy_start, in_time=not small, weight=0.0)
+
+
+def _sde_grid(steps: int, entries: int) -> tuple[float, float]:
+    """Shift and power at the data of the SDE's grid."""
+    small, (of_size, share) = entries <= ANGLE_ENTRIES, by_entries(entries)
+    if steps <= (PLAIN if small else LAZY_SDE):
+        return PLAIN_SMALL_SDE_SHIFT if small else LAZY_SDE_SHIFTS[steps] * of_size, 1.0
+    if small and steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
-        of_size = (entries / ENTRIES) ** SMALL_GROWTH
-    elif steps > FEW_SDE:
-        shift = max(shift, min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1]))
-        of_size = of_size if steps <= SHORT_SDE else math.sqrt(of_size)
-    shift *= of_size
-    return (max(shift, LEAST_SDE_RANGE[1]) if steps <= FEW_SDE else shift), power
+        shift, power = shift * (entries / ENTRIES) ** SMALL_GROWTH, 1 + (power - 1) * share
+        return max(shift, LEAST_SDE_RANGE[1]) if steps <= FEW_SDE else shift, power
+    shift = (ANGLE_SDE_SHIFT if small else TIME_SDE_SHIFT) / steps
+    if steps <= FEW_SDE:
+        return max(shift * of_size, LEAST_SDE_RANGE[1]), 1.0
+    shift = max(shift, min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1]))
+    return shift * (of_size if steps <= SHORT_SDE else math.sqrt(of_size)), 1.0
 
 
 def fine_options(steps: int, *, noisy: bool = False) -> dict[str, Any]:
