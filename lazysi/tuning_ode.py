@@ -10,7 +10,7 @@ takes part too.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -52,86 +52,114 @@ def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
     Raises:
         ValueError: if the fine-grid solution is not finite.
     """
-    key, field, shape, steps, kappa, trials, fine_steps, progress = task
-    angles, path = (np.asarray(a) for a in sample_path(key, field, shape, **fine_options(fine_steps)))
-    if not np.isfinite(path[-1]).all():
-        raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
-    half = shape[0] // 2
-    rounds = affordable_rounds(steps, trials)
+    key, field, shape, steps, kappa, trials, _, progress = task
     default = default_method(steps, jnp.asarray(kappa, float), None, math.prod(shape[1:]), one_path=False)
     second_order = Multistep(2, variable=log_variable, midpoint=True)  # DPM-Solver++(2M)
     dpm_solver = default._replace(frame=point_frame(), solver=second_order, denoise=jnp.asarray(True))
-    methods = [_method_table(default), _method_table(dpm_solver)]
+    path = _FinePath(task, [_method_table(default), _method_table(dpm_solver)])
+    rounds = affordable_rounds(steps, trials)
 
-    predict = asking(field, path.dtype)
-    few = select(field, jnp.arange(half))
-    alone, predict_few = takes(few, path[0][:half]), asking(few, path.dtype)
+    def report(number: int, best: Candidate) -> None:
+        progress((number + 1) / (trials + rounds), f"RMS {best.error:.4f}")
 
-    def predict_half(angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if alone:
-            return predict_few(angle, u)
-        noise, data = predict(angle, np.concatenate([u, path[0][half:]]))
-        return noise[:half], data[:half]
+    coarse = max(1, (2 * trials) // 3) if steps > 1 else trials
+    best = search(_start(default), _ODE_SCALES, coarse, path.candidate, report)[0]
+    best = _move_angles(path, best, range(coarse, trials), report)
+    refined = refine(
+        best.table,
+        path.predict_fitted,
+        path.states[0][: path.half],
+        path.end[: path.half],
+        rounds=rounds,
+        report=lambda number: report(trials + number - 1, best),
+    )
+    # the first of the refined is the best so far
+    tables = [path.tables[0](default.grid(steps)), *(refined or [best.table])]
+    plans = [Plan(table, isotropic(), jnp.asarray(kappa, float)) for table in tables]
+    draw = lambda plan: np.asarray(sample(key, field, shape, plan=plan))  # noqa: E731
+    number, error = _nearest_plan(plans, draw, path.end, path.half)
+    progress(1.0, f"RMS {error:.4f}")
+    return tables[number], {"rms": error}
 
-    first_prediction = predict(0.0, path[0])  # every candidate begins with it
 
-    def follow(numbers: np.ndarray, parameters: np.ndarray) -> Candidate:
+class _FinePath:
+    """A fine-grid solution, and tables that are fitted to its first half of samples and measured on the others.
+
+    Args:
+        task: whose samples these are.
+        tables: of the methods that the ridge can go to, on a grid.
+
+    Raises:
+        ValueError: if the solution is not finite.
+    """
+
+    def __init__(self, task: Task, tables: list[Callable[[Array], Table]]) -> None:
+        angles, states = sample_path(task.key, task.field, task.shape, **fine_options(task.fine_steps))
+        self.steps, self.tables = task.steps, tables
+        self.angles, self.states = np.asarray(angles), np.asarray(states)
+        self.end, self.half = self.states[-1], task.shape[0] // 2
+        if not np.isfinite(self.end).all():
+            raise ValueError("expected a field with a finite fine-grid solution, got NaN or infinity")
+        few = select(task.field, jnp.arange(self.half))
+        self._alone = takes(few, self.states[0][: self.half])
+        self._predict = asking(task.field, self.states.dtype)
+        self._predict_few = asking(few, self.states.dtype)
+        self._first = self._predict(0.0, self.states[0])  # every candidate begins with it
+
+    def predict_fitted(self, angle: float, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Noise and data predictions for states of the first half, by a field that may take all samples alone."""
+        if self._alone:
+            return self._predict_few(angle, u)
+        noise, data = self._predict(angle, np.concatenate([u, self.states[0][self.half :]]))
+        return noise[: self.half], data[: self.half]
+
+    def candidate(self, parameters: np.ndarray) -> Candidate:
+        """That on the grid of these `_Parameters`."""
+        return self.fit(_nearest(np.asarray(grid_of_parameters(self.steps, parameters)), self.angles), parameters)
+
+    def fit(self, numbers: np.ndarray, parameters: np.ndarray) -> Candidate:
         """The table fitted on the fine angles of these numbers, with its error on the second half."""
-        grid = angles[numbers].astype(np.float64)
-        table = methods[int(_Parameters(*parameters).dpm_solver > 0.5)](jnp.asarray(grid))
-        known_rows, u, values = rows_of(table), path[0], []
+        grid = self.angles[numbers].astype(np.float64)
+        table = self.tables[int(_Parameters(*parameters).dpm_solver > 0.5)](jnp.asarray(grid))
+        known_rows, u, values = rows_of(table), self.states[0], []
         rows = np.zeros_like(known_rows)
-        for n in range(steps):
-            prediction = predict(grid[n], u) if n else first_prediction
+        for n in range(self.steps):
+            prediction = self._predict(grid[n], u) if n else self._first
             if not all(np.isfinite(part).all() for part in (u, *prediction)):  # away from the path, where it is unknown
                 return Candidate(np.nan, parameters, table)
             values = [quantity(table, n, prediction), *values][:HISTORY]
             features = np.stack([u, *values])
-            row = _regress(features, path[numbers[n + 1]], known_rows[n, : len(features)], half)
+            row = _regress(features, self.states[numbers[n + 1]], known_rows[n, : len(features)], self.half)
             rows[n, : len(row)] = row
             u = combine(row, features)
-        error = float(rms(u[half:], path[-1][half:])) if np.isfinite(u).all() else np.nan
+        error = float(rms(u[self.half :], self.end[self.half :])) if np.isfinite(u).all() else np.nan
         return Candidate(error, parameters, with_rows(table, rows))
 
-    def evaluate(parameters: np.ndarray) -> Candidate:
-        return follow(_nearest(np.asarray(grid_of_parameters(steps, parameters)), angles), parameters)
 
+def _start(default: Method) -> list[np.ndarray]:
+    """Where the search begins: the default, and on several grids it and DPM-Solver++(2M)."""
     own = _Parameters(log_shift=float(np.log(default.shift)), log_end_power=float(np.log(default.end)))
     shifted = [_Parameters(log_shift=math.log(shift)) for shift in (1.0, 1.5, 2.0, 3.0)]
     to_dpm_solver = [grid._replace(dpm_solver=1.0) for grid in (own, *shifted, _Parameters(0.4, 0.2, 0.2))]
-    start = [np.asarray(parameters) for parameters in (own, *to_dpm_solver, shifted[1])]
-    coarse = max(1, (2 * trials) // 3) if steps > 1 else trials
-    report = lambda number, best: progress((number + 1) / (trials + rounds), f"RMS {best.error:.4f}")  # noqa: E731
-    best = search(start, _ODE_SCALES, coarse, evaluate, report)[0]
-    # single angles, in turn
-    numbers, random = _nearest(np.asarray(best.table.angles), angles), np.random.RandomState(1)
-    for number in range(coarse, trials):
+    return [np.asarray(parameters) for parameters in (own, *to_dpm_solver, shifted[1])]
+
+
+def _move_angles(
+    path: _FinePath, best: Candidate, trials: Iterable[int], report: Callable[[int, Candidate], None]
+) -> Candidate:
+    """The best after trials that each move one angle, where the fine grid has room for it."""
+    numbers, random = _nearest(np.asarray(best.table.angles), path.angles), np.random.RandomState(1)
+    for number in trials:
         moved = numbers.copy()
-        place = random.randint(1, steps)
+        place = random.randint(1, path.steps)
         reach = max(1, (numbers[place + 1] - numbers[place - 1]) // 4)
         moved[place] += random.choice([-1, 1]) * random.randint(1, reach + 1)
         if numbers[place - 1] < moved[place] < numbers[place + 1]:
-            candidate = follow(moved, best.parameters)
+            candidate = path.fit(moved, best.parameters)
             if candidate.error < best.error:
                 best, numbers = candidate, moved
         report(number, best)
-
-    refined = refine(
-        best.table,
-        predict_half,
-        path[0][:half],
-        path[-1][:half],
-        rounds=rounds,
-        report=lambda number: progress((trials + number) / (trials + rounds), f"RMS {best.error:.4f}"),
-    )
-    tables = [
-        methods[0](default.grid(steps)),
-        *(refined or [best.table]),
-    ]  # the first of the refined is the best so far
-    plans = [Plan(table, isotropic(), jnp.asarray(kappa, float)) for table in tables]
-    number, error = _nearest_plan(plans, lambda plan: np.asarray(sample(key, field, shape, plan=plan)), path[-1], half)
-    progress(1.0, f"RMS {error:.4f}")
-    return tables[number], {"rms": error}
+    return best
 
 
 def _nearest_plan(
