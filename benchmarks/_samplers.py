@@ -232,6 +232,16 @@ class Case:
         """How plans that are fitted here are, in a word."""
         return f"{self.trials} trials" + (", in features" if self.in_features else "")
 
+    @property
+    def fitted_to(self) -> int:
+        """Samples that plans are fitted to here, more than `lazysi tune` takes where they cost little."""
+        noisy, exact = self.kappa > 0, self.problem.dtype == np.float64
+        if noisy and self.problem.name in LAW_NUMBER:
+            return LAW_NUMBER[self.problem.name]
+        if exact or (noisy and np.prod(self.problem.event) <= CHEAP_SIZE):
+            return CHEAP_NUMBER
+        return SDE_NUMBER if noisy else ODE_NUMBER
+
     def bundled_plan(self, n: int) -> lz.Plan | None:
         """The one that comes with the package, if there is one for this field, kappa and number of evaluations."""
         if self.problem.name not in BUNDLED:
@@ -247,9 +257,7 @@ class Case:
         plan = self.bundled_plan(n)
         if plan is not None:
             return plan
-        cheap = self.problem.dtype == np.float64 or (self.kappa > 0 and np.prod(self.problem.event) <= CHEAP_SIZE)
-        number = CHEAP_NUMBER if cheap else SDE_NUMBER if self.kappa else ODE_NUMBER
-        number = LAW_NUMBER.get(self.problem.name, number) if self.kappa else number
+        number = self.fitted_to
         name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples"
         name += f", {self.fitting}, {_tuner()}"
         features = lz.load_classifier("fashion-mnist").features if self.in_features else None
