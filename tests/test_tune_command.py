@@ -187,7 +187,12 @@ def test_bundled_plans_are_picked_by_steps_kappa_and_guidance(tmp_path, monkeypa
         assert result.stderr == f"lazysi: {sentence}"
     assert not (tmp_path / "y.npz").exists()
     sentence = "there is one for this: --plan bundled"
-    for arguments, told in [([], True), (["--shift", 1], False), (["--labels", "none"], False), (["--kappa", 1], False)]:
+    for arguments, told in [
+        ([], True),
+        (["--shift", 1], False),
+        (["--labels", "none"], False),
+        (["--kappa", 1], False),
+    ]:
         result = run("sample", "-n", 2, "--steps", 2, "--out", tmp_path / "z.npz", *arguments)
         assert result.exit_code == 0, result.output
         assert (sentence in result.output) == told, arguments
