@@ -94,7 +94,8 @@ class _Choice(NamedTuple):
         order: of the method.
         corrector, extrapolation, curvature, lazy_start: as in `Multistep`.
         in_time: whether it extrapolates in linear time rather than the angle.
-        weight: of the frame, 1 of the lazy one and 0 of the point.
+        flat: whether the frame is flat, of the ODE alone.
+        weight: of the frame, 1 of the lazy one and the flat one, and 0 of the point.
         denoise: whether the last step is the data prediction.
         shift: of the grid.
         end: power of the grid at the data.
@@ -108,6 +109,7 @@ class _Choice(NamedTuple):
     curvature: float = 1.0
     lazy_start: bool = False
     in_time: bool = False
+    flat: bool = False
     weight: float = 1.0
     denoise: bool = True
 
@@ -125,13 +127,11 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
     noisy = kappa > 0
     if moments is not None or one_path or steps == 1:
         ode, sde = _in_known_frame(steps, entries, denoise=moments is None and steps > 1)
-        frame = gaussian_frame(moments)
     else:
         ode, sde = _ode(steps, entries), _sde(steps, entries)
-        flat = flat_frame() if _is_flat(steps) else gaussian_frame()
-        weights = flat.weights * jnp.where(noisy, sde.weight, ode.weight)
-        frame = Frame(weights, jnp.where(noisy, 1.0, flat.stds), flat.moments)
     chosen = {name: jnp.where(noisy, getattr(sde, name), getattr(ode, name)) for name in _Choice._fields}
+    full = flat_frame() if ode.flat else gaussian_frame(moments)  # of as many components for both
+    frame = Frame(full.weights * chosen["weight"], jnp.where(noisy & ode.flat, 1.0, full.stds), full.moments)
 
     def variable(l: Array) -> Array:  # noqa: E741
         return jnp.where(chosen["in_time"], time_variable(l), angle_variable(l))
@@ -156,14 +156,9 @@ def _in_known_frame(steps: int, entries: int, *, denoise: bool) -> tuple[_Choice
     return ode, _Choice(1, 1.0, denoise=denoise)
 
 
-def _is_flat(steps: int) -> bool:
-    """Whether the ODE has the flat frame."""
-    return PLAIN < steps <= FLAT_ODE
-
-
 def _ode(steps: int, entries: int) -> _Choice:
-    """The default of the ODE from 2 steps on, its frame as if it were lazy."""
-    flat = _is_flat(steps)
+    """The default of the ODE from 2 steps on."""
+    flat = PLAIN < steps <= FLAT_ODE
     return _Choice(
         order=2 if steps <= SECOND_ORDER_ODE else 3,
         shift=ODE_SHIFT * by_entries(entries)[0],
@@ -171,6 +166,7 @@ def _ode(steps: int, entries: int) -> _Choice:
         corrector=FLAT_CORRECTOR if flat else float(steps > PLAIN),
         curvature=float(steps > LINE_ODE),
         in_time=flat,
+        flat=flat,
         denoise=steps <= DENOISED_ODE,
     )
 
@@ -184,18 +180,17 @@ def _ode_power(steps: int, entries: int) -> float:
 def _sde(steps: int, entries: int) -> _Choice:
     """The default of the SDE from 2 steps on."""
     small = entries <= ANGLE_ENTRIES
-    shift, end = _sde_grid(steps, entries)
     if steps <= (PLAIN if small else LAZY_SDE):
-        return _Choice(2, shift, end, extrapolation=HALF_LINE)
+        shift = PLAIN_SMALL_SDE_SHIFT if small else LAZY_SDE_SHIFTS[steps] * by_entries(entries)[0]
+        return _Choice(2, shift, extrapolation=HALF_LINE)
+    shift, end = _point_grid(steps, entries)
     lazy_start = steps <= (SHORT_SDE if small else FEW_SDE)
     return _Choice(2, shift, end, corrector=1.0, lazy_start=lazy_start, in_time=not small, weight=0.0)
 
 
-def _sde_grid(steps: int, entries: int) -> tuple[float, float]:
-    """Shift and power at the data of the SDE's grid."""
+def _point_grid(steps: int, entries: int) -> tuple[float, float]:
+    """Shift and power at the data of the SDE's grid in the point frame."""
     small, (of_size, share) = entries <= ANGLE_ENTRIES, by_entries(entries)
-    if steps <= (PLAIN if small else LAZY_SDE):
-        return PLAIN_SMALL_SDE_SHIFT if small else LAZY_SDE_SHIFTS[steps] * of_size, 1.0
     if small and steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
         shift, power = shift * (entries / ENTRIES) ** SMALL_GROWTH, 1 + (power - 1) * share

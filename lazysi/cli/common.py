@@ -236,7 +236,7 @@ def find_plan(
 
 def has_bundled_plan(network: "PretrainedModel", settings: dict[str, Any], guidance: float, classes: object) -> bool:
     """Whether these arguments of `lazysi.sample` leave how to sample to the default, where the model has a plan."""
-    if network.name is None or classes is None or settings.keys() != {"steps", "kappa"}:
+    if classes is None or settings.keys() != {"steps", "kappa"}:
         return False
     try:
         network.plan(settings["steps"], kappa=settings["kappa"], guidance=guidance)

@@ -152,13 +152,12 @@ def sample(
         about |= {name: value for name, value in more.items() if value is not None}
         save_samples(out, samples, columns=columns, about=about)
         condition = "text" if text else "class"
-        hint = {"plan": "none (there is one for this: --plan bundled)"}
+        evaluations = f"{steps} for each sample" + (f", with and without its {condition}" if guided else "")
+        rows = {"network evaluations": evaluations}
+        if has_bundled_plan(network, settings, guidance, classes):
+            rows["plan"] = "none (there is one for this: --plan bundled)"
         print_table(
-            {
-                "network evaluations": f"{steps} for each sample"
-                + (f", with and without its {condition}" if guided else ""),
-            }
-            | (hint if has_bundled_plan(network, settings, guidance, classes) else {})
+            rows
             | {
                 "seconds to compile": f"{compile_seconds:.1f}",
                 "seconds to sample": f"{sample_seconds:.2f}",
