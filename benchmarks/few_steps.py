@@ -254,7 +254,9 @@ def main() -> None:
     parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS)
     parser.add_argument("--count", type=int, default=None, help="samples (default: by field)")
-    parser.add_argument("--trials", type=int, default=TRIALS, help="grids tried for each plan that is not bundled")
+    parser.add_argument(
+        "--trials", type=int, default=TRIALS, help="grids tried for each plan that is not bundled; 0: none"
+    )
     parser.add_argument("--untuned", action="store_true", help="all baselines on equal steps of time alone")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
