@@ -310,9 +310,8 @@ class Case:
         yield Sampler("ours", "default", (OWN,), n, lambda grid, count: self.ours(count, n), default)
         bundled = self.bundled_plan(n)
         # a field of the bundled plans is tuned on here only where the package has none for any number of steps
-        if bundled is not None or (
-            self.trials and n in TUNED and not (self.problem.name in BUNDLED and self.kappa in {0, 1})
-        ):
+        shipped = self.problem.name in BUNDLED and self.kappa in {0, 1}
+        if bundled is not None or (self.trials and n in TUNED and not shipped):
             label = self.fitting if bundled is None else "bundled"
             planned = _of_table(lambda grid: self.plan(n).table) if self.kappa else None
             yield Sampler(

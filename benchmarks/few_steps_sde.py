@@ -221,10 +221,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
     parser.add_argument("--count", type=int, default=None, help="samples of the last comparison (default: by field)")
     parser.add_argument(
-        "--trials",
-        type=int,
-        default=TRIALS,
-        help="samplers tried for each plan that is not bundled; 0: none",
+        "--trials", type=int, default=TRIALS, help="samplers tried for each plan that is not bundled; 0: none"
     )
     parser.add_argument(
         "--baselines", nargs="+", default=[""], help="try the grids of those alone whose names have this"
