@@ -27,7 +27,7 @@ data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
-One Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order.
+One Brownian path for the whole solve needs the clocks of the lazy frame, and takes its first order for the SDE.
 """
 
 import math

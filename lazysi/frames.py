@@ -249,7 +249,10 @@ def log_sine(l: Array) -> Array:  # noqa: E741
 
 
 def gaussian_frame(moments: Moments | None = None) -> Frame:
-    """The lazy frame: f of Gaussian data with these moments (default: mean 0, standard deviation 1).
+    """The lazy frame, of Gaussian data: f = (std sin)^2 / (cos^2 + (std sin)^2), G = sqrt(cos^2 + (std sin)^2).
+
+    Args:
+        moments: of the data (default: mean 0, standard deviation 1), in every direction of their basis.
 
     Reference:
         Theory (25), (30).
@@ -259,7 +262,8 @@ def gaussian_frame(moments: Moments | None = None) -> Frame:
 
 
 def linear_frame() -> Frame:
-    """The frame of the linear schedule, f = t: its velocity data - noise is frozen or extrapolated.
+    """The frame of the linear schedule, f = sin / (cos + sin) = t, G = cos + sin: its velocity data - noise is frozen
+    or extrapolated.
 
     Reference:
         Theory (30).
@@ -268,7 +272,8 @@ def linear_frame() -> Frame:
 
 
 def flat_frame(components: int = 16) -> Frame:
-    """Gaussian data of all scales: standard deviations evenly spread in arctan(std); f = t for infinitely many.
+    """Gaussian data of all scales: f is the mean of (s_k sin)^2 / (cos^2 + (s_k sin)^2) over standard deviations s_k
+    evenly spread in arctan(s_k); f = t for infinitely many.
 
     Args:
         components: number of standard deviations, each of the same weight.
@@ -285,7 +290,7 @@ def flat_frame(components: int = 16) -> Frame:
 
 
 def point_frame() -> Frame:
-    """f = 0, point-like data: the data prediction itself is frozen or extrapolated, as in DDIM and DPM-Solver++.
+    """f = 0, G = cos, point-like data: the data prediction itself is frozen or extrapolated, as in DPM-Solver++.
 
     Reference:
         Theory (28).

@@ -41,11 +41,11 @@ def uniform_angle(steps: int) -> Float[Array, " steps+1"]:
 
 
 def uniform_time(steps: int, schedule: AbstractSchedule | None = None) -> Float[Array, " steps+1"]:
-    """Equal steps of a schedule's time (linear by default), with the ends set to pure noise and pure data.
+    """angle(t_n) of a schedule at t_n = n / steps, with the ends set to pure noise and pure data.
 
     Args:
         steps: number of steps.
-        schedule: whose clock is meant.
+        schedule: whose clock is meant; by default the linear one, tan(angle) = t / (1 - t).
     """
     schedule = linear() if schedule is None else schedule
     inner = schedule.angle(jnp.linspace(0, 1, count("steps", steps) + 1))
@@ -53,11 +53,12 @@ def uniform_time(steps: int, schedule: AbstractSchedule | None = None) -> Float[
 
 
 def shifted_time(steps: int, shift: ArrayLike = 2.0) -> Float[Array, " steps+1"]:
-    """Equal steps of the linear schedule's time with a shift: more than 1 spends more steps near the noise.
+    """tan(angle) = t / (shift (1 - t)) for t in equal steps: those of linear time with a shift.
 
     Args:
         steps: number of steps.
-        shift: factor on the noise-to-data ratio, as in SD3 and FLUX; positive.
+        shift: factor on the noise-to-data ratio, as in SD3 and FLUX; more than 1 spends more steps near the noise;
+            positive.
 
     Reference:
         Theory (4).
@@ -66,7 +67,7 @@ def shifted_time(steps: int, shift: ArrayLike = 2.0) -> Float[Array, " steps+1"]
 
 
 def uniform_log_snr(steps: int, first: ArrayLike = -6.0, last: ArrayLike = 8.0) -> Float[Array, " steps+1"]:
-    """Equal steps of the log signal-to-noise ratio between two values, and the two ends.
+    """Equal steps of the log signal-to-noise ratio 2 log tan(angle) between two values, and the two ends.
 
     Args:
         steps: number of steps.

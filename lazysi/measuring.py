@@ -51,7 +51,8 @@ def measure_frame(
         a frame for `sample(frame=...)`.
 
     Raises:
-        ValueError: if neither or both of `samples` and `shape` are given, or shapes do not fit.
+        ValueError: if neither or both of `samples` and `shape` are given, shapes do not fit, or predictions are not
+            finite.
 
     Reference:
         Theory (32).

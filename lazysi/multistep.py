@@ -18,9 +18,9 @@ weights. So every method is a table,
 From pure noise the first step may be lazy (`Rule.lazy_start`): the state then is sin(angle) times the data prediction,
 which is the mean of the data there, and the noise that data of variance 1 have about it, v_1 = v_0 + sin(angle_1) data.
 
-In the point frame (f = 0, G = cos, Q = data) these are DDIM, DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv
-2302.04867) and SDE-DPM-Solver++; in the Gaussian frame, the lazy dynamics (arXiv 2602.03789) by Adams-Bashforth
-methods.
+In the point frame (f = 0, G = cos, Q = data) these are DDIM and, where a line counts with its value in the middle of
+the step (`Rule.midpoint`), DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867) and SDE-DPM-Solver++; in the
+Gaussian frame, the lazy dynamics (arXiv 2602.03789) by Adams-Bashforth methods.
 """
 
 from collections.abc import Callable
@@ -38,11 +38,9 @@ __all__ = ["HISTORY", "Rule", "Table", "angle_variable", "log_variable", "tabula
 
 HISTORY = 4  # values of Q that a step can use: three and, for the corrector, the one before
 FAR = 40.0  # e^-40: what is further from the next node in l than this does not count in float64
-PANELS = 4
+PANELS, PANELS_OF_ONE = 8, 32  # of the quadrature of a step, and where one step has all of l
 EXACT = jax.lax.Precision.HIGHEST  # of products of coefficients, also where those of networks are in fewer bits
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-_POINTS = np.concatenate([(_NODES + 1 + 2 * panel) / (2 * PANELS) for panel in range(PANELS)])  # on [0, 1]
-_MEASURES = np.tile(_WEIGHTS / (2 * PANELS), PANELS)
 
 Variable = Callable[[Array], Array]  # of l = log tan(angle)
 
@@ -171,8 +169,8 @@ def _integrands(frame: Frame, l: Array, kappa: Array, power: Array) -> tuple[Arr
     drift = (1 + kappa) * measures * jnp.exp(drift)
     noise = log_lift(points) + cos - end[:, None]
     variance = jnp.sum(2 * kappa * measures * jnp.exp(2 * noise), axis=1)
-    # with what comes before the first point of the quadrature
-    start = jnp.sqrt(variance[0] + jnp.exp(2 * (kappa * points[0, 0] - end[0])))
+    # with what comes before the quadrature
+    start = jnp.sqrt(variance[0] + jnp.exp(2 * (kappa * left[0] - end[0])))
     stay = jnp.exp(log_lift(left) - end).at[0].set(start)
     return points, drift, stay, jnp.sqrt(jnp.where(variance > 0, variance, 1)) * (variance > 0)
 
@@ -224,7 +222,9 @@ def _finite_ends(l: Array) -> tuple[Array, Array]:  # noqa: E741
 
 def _quadrature(l: Array, is_open: Array) -> tuple[Array, Array]:  # noqa: E741
     """Points and measures in l for every step: evenly over a finite one, dense where an infinite one needs it."""
-    s, measures = jnp.asarray(_POINTS, l.dtype), jnp.asarray(_MEASURES, l.dtype)
+    panels = PANELS_OF_ONE if l.size == 2 else PANELS
+    s = jnp.asarray((_NODES + 1 + 2 * np.arange(panels)[:, None]).ravel() / (2 * panels), l.dtype)  # on [0, 1]
+    measures = jnp.asarray(np.tile(_WEIGHTS / (2 * panels), panels), l.dtype)
     left, right = (end[:, None] for end in _finite_ends(l))
     to_left, to_right = ~jnp.isfinite(l[:-1])[:, None], ~jnp.isfinite(l[1:])[:, None]
     span = right - left

@@ -55,6 +55,10 @@ class Plan(eqx.Module):
 def save_plan(path: str | Path, plan: Plan) -> None:
     """Write a plan as JSON.
 
+    Args:
+        path: of the file, which is replaced if there is one.
+        plan: with one frame for all directions.
+
     Raises:
         ValueError: if its moments have a basis or directions of their own, which JSON is not for.
         OSError: if the file cannot be written.

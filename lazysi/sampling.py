@@ -73,9 +73,9 @@ def sample(
         plan: a sampler fitted to this field, from `tune` or `load_plan`; decides all of the above.
         dtype: float32 or float64 of the states; by default JAX's float.
         denoise: whether the last step in a frame returns the data prediction (True) or goes on (False). By default it
-            does for kappa > 0 and for an ODE in 2 to 9 steps, but never with `moments` or in one step: there the frozen
-            step is the right law. With a `solver` of yours it does for kappa > 0 alone, with a `frame` if it is open,
-            as the point frame is.
+            does for kappa > 0 and for an ODE in 2 to 9 steps, but never with `moments`, in one step (there the frozen
+            step is the right law) or for an ODE with `brownian_tolerance`. With a `solver` of yours it does for
+            kappa > 0 alone, with a `frame` if it is open, as the point frame is.
         stepsize_controller: for an adaptive solve, for instance `diffrax.PIDController`; steps then only set the first
             and last legs under a schedule.
         brownian_tolerance: a number gives every sample one Brownian path, resolved to this time and independent of the
@@ -157,7 +157,7 @@ def sample_path(
         the lazy schedule of this kappa where none was given. `schedule.time(angles)` are the times.
 
     Raises:
-        ValueError: as `sample`.
+        ValueError, RuntimeError: as `sample`.
     """
     shape = check_shape(shape)
     options = check_options(

@@ -82,8 +82,13 @@ class TableTerm(diffrax.AbstractTerm):
 class Multistep(diffrax.AbstractItoSolver):
     """Exponential multistep method of order 1, 2 or 3 in a frame, for steps of any lengths.
 
-    The residual Q of the frame (see `lazysi.multistep`) is continued over a step by the polynomial through its last
-    values, with exact weights, and additive noise of exact variance. All numbers are array leaves: one compilation.
+    With the scaled state v, the residual Q of the frame, y / v = sin^kappa / G^(1 + kappa) and l = log tan(angle),
+
+        v_(n+1) = stay_n v_n + sum_j weights_nj Q_(n-j) + spread_n (standard normal),
+        weights_nj = (1 + kappa) int (sin / G)^(1 + kappa) (cos / G)^p L_j dl / (y / v at the end of the step),
+
+    where the L_j are the Lagrange polynomials of the last values (see `lazysi.multistep`). All numbers are array
+    leaves: one compilation.
 
     Args:
         order: 1 freezes Q over the step, 2 and 3 extrapolate it.

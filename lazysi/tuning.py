@@ -62,6 +62,7 @@ def tune(
 
     Raises:
         ValueError: if an argument is out of range, the batch is smaller than 8, or there are `features` for an ODE.
+        RuntimeError: if the field returns NaN.
 
     Example:
         >>> import jax, lazysi as lz

@@ -16,7 +16,6 @@ from lazysi.multistep import HISTORY, Rule, angle_variable, log_variable, tabula
 
 KEY = jax.random.key(3)
 EQUAL = 1e-10  # float64: two ways of writing the same method
-ROUNDOFF = 1e-12
 SINGLE = 2e-4  # float32 against float64, a few steps of a field whose slope is of order 10
 MODES = ([0.3, 0.7], [[-1.0, 0.5], [1.5, -0.5]], [0.3, 0.4])
 GRIDS = {
@@ -111,22 +110,29 @@ def test_sde_dpm_solver_is_a_special_case(order, grid, steps):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0, 3.0])
-@pytest.mark.parametrize("std", [0.2, 1.0, 2.5])
-def test_clocks_of_the_gaussian_frame_are_closed(kappa, std):
+@pytest.mark.parametrize(
+    ("std", "steps", "error"),
+    [(0.2, 1, 1e-11), (0.2, 7, 1e-11), (1.0, 7, 1e-11), (2.5, 2, 1e-11), (0.001, 1, 1e-11)]
+    + [(0.001, 7, 1e-5)],  # narrow beside a step
+)
+def test_clocks_of_the_gaussian_frame_are_closed(std, steps, error):
     """First order: the increments of U and C of the lazy dynamics, in units of the state."""
-    moments = lz.isotropic(0.0, std)
-    grid = lz.grids.uniform_angle(7)
-    lazy = lz.LazyFrame(jnp.asarray(kappa), moments)
-    own = jax.vmap(lazy.angles)(grid)
-    scale, root = jax.vmap(lazy.scale)(grid), jnp.sin(own) ** kappa
-    coefficients = table(lz.gaussian_frame(moments), grid, kappa=kappa)
-    drift = jnp.diff(drift_clock(own, jnp.asarray(kappa))) / root[1:] * scale[1:] / std
-    np.testing.assert_allclose(coefficients.weights[:, 0], drift, rtol=10 * ROUNDOFF)
-    stay = (root[:-1] / root[1:] * scale[1:] / scale[:-1]).at[0].set(scale[1])
-    np.testing.assert_allclose(coefficients.stay, stay, rtol=1e-9 if 0 < kappa < 1 else 10 * ROUNDOFF)  # FAR kappa
-    variance = jnp.diff(noise_clock(own, jnp.asarray(kappa))) / root[1:] ** 2 * scale[1:] ** 2
-    np.testing.assert_allclose(coefficients.spread[1:] ** 2, variance[1:], atol=10 * ROUNDOFF)
+    moments, grid = lz.isotropic(0.0, std), lz.grids.uniform_angle(steps)
+
+    @jax.jit
+    @jax.vmap
+    def both(kappa):
+        lazy = lz.LazyFrame(kappa, moments)
+        own = jax.vmap(lazy.angles)(grid)
+        scale, root = jax.vmap(lazy.scale)(grid), jnp.sin(own) ** kappa
+        drift = jnp.diff(drift_clock(own, kappa)) / root[1:] * scale[1:] / std
+        stay = (root[:-1] / root[1:] * scale[1:] / scale[:-1]).at[0].set(scale[1])
+        variance = (jnp.diff(noise_clock(own, kappa)) / root[1:] ** 2 * scale[1:] ** 2).at[0].set(0)
+        found = table(lz.gaussian_frame(moments), grid, kappa=kappa)
+        return (found.weights[:, 0], found.stay, found.spread**2), (drift, stay, variance)
+
+    for found, expected in zip(*both(jnp.asarray([0.0, 0.01, 0.25, 1.0, 3.0, 10.0])), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=error, atol=error)
 
 
 @pytest.mark.usefixtures("x64")
