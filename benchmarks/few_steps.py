@@ -16,8 +16,8 @@ on their best grids; and plans tuned on other noise, those of the package for th
 Every run on all samples is a row of results/few_steps.csv, with the standard error of its RMS over samples (by the
 bootstrap) and the correlation of its squared errors with those of the default and of the plan: samples that are hard
 for one sampler are hard for all. The best of each sampler are in results/few_steps_best.csv and results/few_steps.png,
-and ours over the best of others, with standard errors from these, in results/few_steps_ratios.csv. "Untuned" has no
-figure where a baseline has not been run on equal steps. Samplers whose library is not installed are left out.
+and ours over the best of others, with standard errors from these, in results/few_steps_ratios.csv: no figure where a
+baseline of other fields has not been run. Samplers whose library is not installed are left out.
 """
 
 import argparse
@@ -191,6 +191,12 @@ def on_equal_steps_alone(rows: list[Row]) -> bool:
     return {row.grid for row in rows if others(row.kind) and row.sampler not in ADAPTIVE} == {UNTUNED}
 
 
+def all_ran(rows: list[Row], baselines: list[Row], n: int) -> bool:
+    """Whether these are rows of every baseline that any field has at n evaluations."""
+    known = {row.sampler for row in rows if row.budget == n and others(row.kind) and row.sampler not in ADAPTIVE}
+    return known <= {row.sampler for row in baselines}
+
+
 def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     """RMS of ours over that of the best sampler of others, untuned and on its best grid, and its standard error."""
     table: list[list[object]] = []
@@ -201,10 +207,10 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
                 here = compared(rows, field, n)
                 baselines = [row for row in here if others(row.kind)]
                 if label == "untuned":
-                    untuned = [row for row in baselines if row.grid == UNTUNED or row.sampler in ADAPTIVE]
-                    complete = {row.sampler for row in untuned} == {row.sampler for row in baselines}
-                    baselines = untuned if complete else []
+                    baselines = [row for row in baselines if row.grid == UNTUNED or row.sampler in ADAPTIVE]
                 elif on_equal_steps_alone(baselines):
+                    baselines = []
+                if not all_ran(rows, baselines, n):
                     baselines = []
                 value, error = ratio([row for row in here if row.sampler == ours], baselines)
                 values.append(value)

@@ -7,13 +7,14 @@ dtype: `lz.sample` against diffusers' UniPC (the usual few-step sampler) and its
 PyTorch runs in inference mode with fused attention: eager and compiled, with all threads and with one (on a GPU
 compiled with CUDA graphs, and TF32 allowed, as JAX does; there ours is also called under a `jax.jit` of the caller, and
 takes cuDNN's attention in bfloat16). Its schedulers are made before, and set to their timesteps inside the timed call.
-All calls take turns, medians are compared, compile time is apart. Everything runs twice, in processes of their own:
-with threads that spin while they wait, as OpenMP has it by default, and with threads that sleep
-(OMP_WAIT_POLICY=PASSIVE), which beside JAX's threads can be the faster one by far; of either run the faster counts, for
-every call. (On a GPU, where threads do not compute, once.) On a CPU both take batches of more than 16 whole and in
-chunks of 16, whose values stay in its caches. The ratios are images per second of the faster of ours over those of the
-call, above 1 where `lz.sample` is faster; the fastest peer is marked. On a GPU bfloat16 networks are compared too, and
-batches of 1024. Run it on an idle machine: with one thread the peer is indifferent to other work, and JAX is not.
+All calls take turns, medians are compared, compile time is apart: in the first call, PyTorch's too. Everything runs
+twice, in processes of their own: with threads that spin while they wait, as OpenMP has it by default, and with threads
+that sleep (OMP_WAIT_POLICY=PASSIVE), which beside JAX's threads can be the faster one by far; of either run the faster
+counts, for every call. (On a GPU, where threads do not compute, once.) On a CPU both take batches of more than 16 whole
+and in chunks of 16, whose values stay in its caches. The ratios are images per second of the faster of ours over those
+of the call, above 1 where `lz.sample` is faster; the fastest peer is marked. On a GPU bfloat16 networks are compared
+too, and batches of 1024. Run it on an idle machine: with one thread the peer is indifferent to other work, and JAX is
+not.
 Results in results/throughput.csv, of a GPU in results/throughput_gpu.csv.
 """
 
@@ -51,6 +52,13 @@ WEIGHTS = resources.files("lazysi") / "assets" / "fashion-mnist.safetensors"
 COLUMNS = ["dtype", "batch", "call", "OMP_WAIT_POLICY", "first call (s)", "images/s", "ours / this", "quartiles"]
 OURS, JITTED = "lz.sample", "jax.jit of lz.sample"
 POLICIES = ("default", "PASSIVE")
+
+
+class Call(NamedTuple):
+    """What is timed, and the seconds that compiling took before, if it did."""
+
+    run: Callable[[], Any]
+    compiling: float = 0.0
 
 
 class Timing(NamedTuple):
@@ -114,11 +122,11 @@ def time_all(repeats: int, *, smoke: bool) -> Iterator[Timing]:
         print_differences("cuda" if gpu else "cpu")
     for dtype in ("float32", "bfloat16") if gpu else ("float32",):
         for batch in (2,) if smoke else GPU_BATCHES if gpu else BATCHES:
-            calls: dict[str, Callable[[], Any]] = {}
+            calls: dict[str, Call] = {}
             for chunk in (batch, CHUNK) if batch > CHUNK and not gpu else (batch,):
-                added: dict[str, Callable[[], Any]] = {OURS: jax_call(batch, chunk, dtype)}
+                added = {OURS: Call(jax_call(batch, chunk, dtype))}
                 if gpu:  # where what Python does before a call takes as long as the network does
-                    added[JITTED] = jax_call(batch, chunk, dtype, jitted=True)
+                    added[JITTED] = Call(jax_call(batch, chunk, dtype, jitted=True))
                 if has_peers():
                     added |= torch_calls(batch, chunk, dtype, "cuda" if gpu else "cpu", smoke=smoke)
                 suffix = "" if chunk == batch else f", chunks of {chunk}"
@@ -134,7 +142,7 @@ def jax_call(batch: int, chunk: int, dtype: str, *, jitted: bool = False) -> Cal
     return functools.partial(jax.jit(draw) if jitted else draw, key)
 
 
-def torch_calls(batch: int, chunk: int, dtype: str, device: str, *, smoke: bool) -> dict[str, Callable[[], Any]]:
+def torch_calls(batch: int, chunk: int, dtype: str, device: str, *, smoke: bool) -> dict[str, Call]:
     """Samplers of diffusers on every variant of the network that runs on this machine, so many images at once."""
     import _torch_sit
     import torch
@@ -145,18 +153,19 @@ def torch_calls(batch: int, chunk: int, dtype: str, device: str, *, smoke: bool)
     counts = {"": threads, ", one thread": 1} if device == "cpu" and threads > 1 else {"": threads}
     compiled_for = {"cuda": {"compiled, CUDA graphs": "reduce-overhead"}, "cpu": {"compiled": None}}
     modes: dict[str, str | None] = {} if smoke else compiled_for[device]
-    variants: dict[str, tuple[Any, int]] = {f"eager{suffix}": (network, n) for suffix, n in counts.items()}
+    variants: dict[str, tuple[Any, int, float]] = {f"eager{suffix}": (network, n, 0.0) for suffix, n in counts.items()}
     torch.compiler.reset()  # else the second batch size would be compiled for any size
     for (name, mode), (suffix, n) in itertools.product(modes.items(), counts.items()):
         torch.set_num_threads(n)  # compiled in
         compiled = torch.compile(copy.deepcopy(network), mode=mode, dynamic=False)
+        start = time.perf_counter()
         try:
             with torch.inference_mode():
                 compiled(torch.zeros(shape, device=device), torch.zeros((), device=device), labels[:chunk])
         except Exception as error:  # no compiler here
             print(f"torch.compile ({name}) does not run: {str(error).splitlines()[0]}")
         else:
-            variants[f"{name}{suffix}"] = (compiled, n)
+            variants[f"{name}{suffix}"] = (compiled, n, time.perf_counter() - start)
 
     def draw(scheduler: Any, timesteps: dict[str, Any], network: Any, threads: int) -> Any:
         if torch.get_num_threads() != threads:
@@ -177,9 +186,11 @@ def torch_calls(batch: int, chunk: int, dtype: str, device: str, *, smoke: bool)
         return parts
 
     return {
-        f"diffusers {sampler}, PyTorch {name}": functools.partial(draw, scheduler, timesteps, *variant)
+        f"diffusers {sampler}, PyTorch {name}": Call(
+            functools.partial(draw, scheduler, timesteps, module, n), compiling
+        )
         for sampler, (scheduler, timesteps) in schedulers().items()
-        for name, variant in variants.items()
+        for name, (module, n, compiling) in variants.items()
     }
 
 
@@ -202,15 +213,15 @@ def schedulers() -> dict[str, tuple[Any, dict[str, Any]]]:
     }
 
 
-def measure(batch: int, dtype: str, calls: dict[str, Callable[[], Any]], repeats: int) -> Iterator[Timing]:
-    """One timing per call, all taken in turn."""
+def measure(batch: int, dtype: str, calls: dict[str, Call], repeats: int) -> Iterator[Timing]:
+    """One timing per call, all taken in turn; the first of each with what compiling took."""
     first = {}
     for name, call in calls.items():
         start = time.perf_counter()
-        jax.block_until_ready(call())
-        first[name] = time.perf_counter() - start
+        jax.block_until_ready(call.run())
+        first[name] = call.compiling + time.perf_counter() - start
     policy = os.environ.get("OMP_WAIT_POLICY", "default")
-    for name, seconds in interleaved(calls, repeats).items():
+    for name, seconds in interleaved({name: call.run for name, call in calls.items()}, repeats).items():
         print(f"{dtype}, batch {batch}, {name}: {np.median(seconds):.3g} s, the first {first[name]:.3g} s", flush=True)
         yield Timing(dtype, batch, name, policy, first[name], seconds.tolist())
 
