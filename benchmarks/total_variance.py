@@ -1,6 +1,6 @@
 """Has the law of the SDE the right spread in few steps? Two total variances of the default and of the plans.
 
-    python benchmarks/total_variance.py --fields digits     # minutes; hours where few_steps_sde.py has not drawn its law
+    python benchmarks/total_variance.py --fields digits     # minutes; hours if few_steps_sde.py has not drawn its law
     python benchmarks/total_variance.py                     # an hour on two cores, and hours more for the laws
 
 Over those of the sampler's own 200-step law, from the same noise, kappa = 1: the variance of all entries about one mean
