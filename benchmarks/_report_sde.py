@@ -137,14 +137,15 @@ def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
     shown = sorted(complete, key=lambda case: (case[1], case[0]))
     figure, axes = panels(len(shown))
     for axis, (field, kappa) in zip(axes.ravel(), shown, strict=False):
-        here = {n: compared(rows, field, kappa, n) for n in budgets}
-        ran = [n for n in budgets if any(row.kind == "ours" for row in here[n])]
+        here = {n: compared(rows, field, kappa, n, "default") for n in budgets}
+        ran = [n for n in budgets if here[n]]
+        plans = {n: [row for row in compared(rows, field, kappa, n, "plan") if row.kind == "tuned"] for n in ran}
         floor = min(least([row for row in here[n] if row.kind == "ours"], "sliced_floor") for n in ran)
         for label, members in {
             SOLVER: {n: [row for row in here[n] if SOLVER in row.sampler] for n in ran},
             "other baselines": {n: [r for r in here[n] if others(r.kind) and SOLVER not in r.sampler] for n in ran},
             "default": {n: [row for row in here[n] if row.kind == "ours"] for n in ran},
-            "plan": {n: [row for row in here[n] if row.kind == "tuned"] for n in ran},
+            "plan": plans,
         }.items():
             distances = [on_floor(least(members[n], "sliced_excess"), floor) for n in ran]
             axis.plot(ran, distances, marker="o", markersize=3, label=label)
