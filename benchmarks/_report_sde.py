@@ -100,7 +100,7 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
                 errors = [ratio_error(by_excess(mine[n]), by_excess(theirs[n])) for n in budgets]
                 table.append([*head, label, "standard error of the sliced W2 excess", *errors])
             table.append([*head, "the law", "total variance", *(least(mine[n], "variance_ratio") for n in budgets)])
-        here = {n: compared(rows, field, kappa, n) for n in budgets}
+        here = {n: compared(rows, field, kappa, n, "default") for n in budgets}
         nearest = {n: by_excess([row for row in here[n] if SOLVER in row.sampler])[:1] for n in budgets}
         spreads = [least(nearest[n], "variance_ratio") for n in budgets]
         table.append([field, f"{kappa:g}", SOLVER, "the law", "total variance", *spreads])

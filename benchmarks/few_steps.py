@@ -192,9 +192,14 @@ def on_equal_steps_alone(rows: list[Row]) -> bool:
 
 
 def all_ran(rows: list[Row], baselines: list[Row], n: int) -> bool:
-    """Whether these are rows of every baseline that any field has at n evaluations."""
+    """Whether there are rows of every baseline that any field has at n evaluations."""
     known = {row.sampler for row in rows if row.budget == n and others(row.kind) and row.sampler not in ADAPTIVE}
     return known <= {row.sampler for row in baselines}
+
+
+def all_on_grids(rows: list[Row], here: list[Row], n: int) -> bool:
+    """Whether every baseline ran here, and not on equal steps alone."""
+    return all_ran(rows, here, n) and not on_equal_steps_alone(here)
 
 
 def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
@@ -208,9 +213,8 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
                 baselines = [row for row in here if others(row.kind)]
                 if label == "untuned":
                     baselines = [row for row in baselines if row.grid == UNTUNED or row.sampler in ADAPTIVE]
-                elif on_equal_steps_alone(baselines):
-                    baselines = []
-                if not all_ran(rows, baselines, n):
+                complete = all_ran if label == "untuned" else all_on_grids
+                if not complete(rows, baselines, n):
                     baselines = []
                 value, error = ratio([row for row in here if row.sampler == ours], baselines)
                 values.append(value)
@@ -231,9 +235,9 @@ def ratio(ours: list[Row], baselines: list[Row]) -> tuple[float, float]:
     return value, value * float(np.sqrt(a**2 + b**2 - 2 * shared * a * b))
 
 
-def draw(rows: list[list[object]], budgets: list[int], untuned: set[tuple[str, int]], file: Path) -> None:
+def draw(rows: list[list[object]], budgets: list[int], partly: set[tuple[str, int]], file: Path) -> None:
     """One panel per field: ours against the best of the peers and of the restated samplers, which has no point where
-    field and budget are in `untuned`: no baseline has been run but on equal steps."""
+    field and budget are in `partly`: not all baselines have been run, or on equal steps alone."""
     fields = sorted({str(row[0]) for row in rows})
     figure, axes = panels(len(fields))
     for axis, field in zip(axes.ravel(), fields, strict=False):
@@ -245,7 +249,7 @@ def draw(rows: list[list[object]], budgets: list[int], untuned: set[tuple[str, i
             if members:
                 least = np.fmin.reduce(np.asarray([row[3:] for row in members], float))
                 if label == "best baseline":
-                    least[[(field, n) in untuned for n in budgets]] = np.nan
+                    least[[(field, n) in partly for n in budgets]] = np.nan
                 axis.plot(budgets, least, marker="o", markersize=3, label=label)
         measured = np.isfinite(np.asarray([row[3:] for row in here], float)).any(axis=0)
         label_axes(axis, field, [n for n, some in zip(budgets, measured, strict=True) if some])
@@ -286,8 +290,8 @@ def main() -> None:
     )
     if not arguments.smoke:
         cases = ((field, n) for field in dict.fromkeys(row.field for row in rows) for n in budgets)
-        untuned = {case for case in cases if on_equal_steps_alone(compared(rows, *case))}
-        draw(best, budgets, untuned, RESULTS / "few_steps.png")
+        partly = {case for case in cases if not all_on_grids(rows, compared(rows, *case), case[1])}
+        draw(best, budgets, partly, RESULTS / "few_steps.png")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ From pure noise the first step may be lazy (`Rule.lazy_start`): the state then i
 which is the mean of the data there, and the noise that data of variance 1 have about it, v_1 = v_0 + sin(angle_1) data.
 
 In the point frame (f = 0, G = cos, Q = data) these are DDIM and, where a line counts with its value in the middle of
-the step (`Rule.midpoint`), DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867) and SDE-DPM-Solver++; in the
-Gaussian frame, the lazy dynamics (arXiv 2602.03789) by Adams-Bashforth methods.
+the step (`Rule.midpoint`; of a parabola half the curvature), DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867)
+and SDE-DPM-Solver++; in the Gaussian frame, the lazy dynamics (arXiv 2602.03789) by Adams-Bashforth methods.
 """
 
 from collections.abc import Callable
