@@ -61,10 +61,10 @@ def by_energy(rows: list[Row]) -> list[Row]:
     return sorted(by_excess(rows), key=lambda row: np.nan_to_num(row.energy, nan=np.inf))
 
 
-def compared(rows: list[Row], field: str, kappa: float, n: int, ours: str = "") -> list[Row]:
-    """Finite rows of one comparison, all of the largest number of samples (that `ours` has, if a sampler is named)."""
+def compared(rows: list[Row], field: str, kappa: float, n: int, ours: str) -> list[Row]:
+    """Finite rows of one comparison, all of the largest number of samples that this sampler of ours has."""
     here = [row for row in rows if (row.field, row.kappa, row.evaluations) == (field, kappa, n)]
-    count = most_samples(row for row in here if ours in {"", row.sampler})
+    count = most_samples(row for row in here if row.sampler == ours)
     return [row for row in here if row.samples == count and np.isfinite(row.sliced)]
 
 
@@ -86,8 +86,8 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; total variances over the law's."""
     table: list[list[object]] = []
     for field, kappa in cases(rows):
-        for ours in ("default", "plan"):
-            here = {n: compared(rows, field, kappa, n, ours) for n in budgets}
+        beside = {ours: {n: compared(rows, field, kappa, n, ours) for n in budgets} for ours in ("default", "plan")}
+        for ours, here in beside.items():
             mine = {n: [row for row in here[n] if row.sampler == ours] for n in budgets}
             head = [field, f"{kappa:g}", ours]
             for label in (SOLVER, "best baseline"):
@@ -100,8 +100,7 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
                 errors = [ratio_error(by_excess(mine[n]), by_excess(theirs[n])) for n in budgets]
                 table.append([*head, label, "standard error of the sliced W2 excess", *errors])
             table.append([*head, "the law", "total variance", *(least(mine[n], "variance_ratio") for n in budgets)])
-        here = {n: compared(rows, field, kappa, n, "default") for n in budgets}
-        nearest = {n: by_excess([row for row in here[n] if SOLVER in row.sampler])[:1] for n in budgets}
+        nearest = {n: by_excess([r for r in beside["default"][n] if SOLVER in r.sampler])[:1] for n in budgets}
         spreads = [least(nearest[n], "variance_ratio") for n in budgets]
         table.append([field, f"{kappa:g}", SOLVER, "the law", "total variance", *spreads])
     return table

@@ -10,6 +10,7 @@ results/total_variance.csv, where those of a field and a number of evaluations r
 """
 
 import argparse
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,8 @@ from _fields import PROBLEMS, sample_counts  # noqa: E402
 from _report import RESULTS, replace_rows, report  # noqa: E402
 from _samplers import CACHE, LAW_STEPS, Case  # noqa: E402
 from few_steps_sde import BLOCKS, COUNT, COUNTS, LAW_SEEDS, SEED  # noqa: E402
+
+from lazysi import metrics  # noqa: E402
 
 EVALUATIONS = (6, 8, 12, 16)
 FILE = RESULTS / "total_variance.csv"
@@ -43,7 +46,7 @@ COLUMNS = ("field", "sampler", "evaluations", "samples", "about one mean", "stan
 
 
 def about_one_mean(x: np.ndarray) -> float:
-    return float(np.var(x))
+    return float(metrics.total_std(x)) ** 2
 
 
 def trace(x: np.ndarray) -> float:
@@ -61,16 +64,17 @@ def ratios(samples: np.ndarray, law: np.ndarray) -> list[float]:
     return figures
 
 
-def measure(name: str, count: int, n: int, steps: int, *, keep: bool) -> list[Row]:
-    """Of the default, and of the plan where the package has one."""
+def measure(name: str, count: int, evaluations: list[int], steps: int, *, keep: bool) -> Iterator[list[Row]]:
+    """For each number of evaluations the row of the default, and of the plan where the package has one."""
     case, seed = Case(name, count, kappa=1.0, seed=SEED, trials=0, cache=CACHE if keep else None), LAW_SEEDS[0]
     law = case.fine(seed, steps).reshape(count, -1)
-    rows = []
-    for sampler in case.samplers(n):
-        if sampler.kind in {"ours", "tuned"}:
-            samples = case.attempt(sampler, sampler.grids[0], count, law=(seed, steps)).samples
-            rows.append(Row(name, sampler.name, n, count, *ratios(samples.reshape(count, -1), law)))
-    return rows
+    for n in evaluations:
+        rows = []
+        for sampler in case.samplers(n):
+            if sampler.kind in {"ours", "tuned"}:
+                samples = case.attempt(sampler, sampler.grids[0], count, law=(seed, steps)).samples
+                rows.append(Row(name, sampler.name, n, count, *ratios(samples.reshape(count, -1), law)))
+        yield rows
 
 
 def main() -> None:
@@ -80,12 +84,14 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     options = parser.parse_args()
     counts = sample_counts(32 if options.smoke else None, COUNTS, COUNT)
-    wanted = [("mixture", 6)] if options.smoke else [(name, n) for name in options.fields for n in options.evaluations]
+    fields, evaluations, steps = options.fields, options.evaluations, LAW_STEPS
+    if options.smoke:
+        fields, evaluations, steps = ["mixture"], [6], 16
     rows = []
-    for name, n in wanted:
-        new = measure(name, counts[name], n, 16 if options.smoke else LAW_STEPS, keep=not options.smoke)
-        replace_rows(None if options.smoke else FILE, COLUMNS, Row, new, ("field", "evaluations"))
-        rows += new
+    for name in fields:
+        for new in measure(name, counts[name], evaluations, steps, keep=not options.smoke):
+            replace_rows(None if options.smoke else FILE, COLUMNS, Row, new, ("field", "evaluations"))
+            rows += new
     report("Total variance over the law's", COLUMNS, rows, None)
 
 
