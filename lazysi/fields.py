@@ -51,7 +51,8 @@ Tree = TypeVar("Tree")
 class PerSample(eqx.Module):
     """Values that belong to the samples one by one (class labels, text embeddings), first axis = sample.
 
-    A field that holds them is cut to the right rows when `sample` works in chunks.
+    A field that holds them is cut to the right rows when `sample` works in chunks, or in parts, one for every core.
+    Whatever else it holds has to serve any sample.
     """
 
     values: Array

@@ -3,18 +3,21 @@
 key -> standard normal start (sample i from (key, i) alone) -> Diffrax solve along a grid of angles -> samples
 """
 
+import math
 from typing import cast
 
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from lazysi.checks import known
+from lazysi.cores import in_parts, parts_for
 from lazysi.divergence import State
 from lazysi.dynamics import Kappa
-from lazysi.fields import Field, in_chunks
+from lazysi.fields import Field, in_chunks, per_sample
 from lazysi.frames import Frame
 from lazysi.grids import Grid
 from lazysi.methods import grid_of, tabulated
@@ -80,7 +83,9 @@ def sample(
             and last legs under a schedule.
         brownian_tolerance: a number gives every sample one Brownian path, resolved to this time and independent of the
             number of steps (slower); needed for adaptive SDE solves. None draws increments afresh.
-        chunk_size: largest number of samples in memory at once; the samples do not change.
+        chunk_size: largest number of samples in memory at once; the samples do not change. With it, or with a field
+            that holds `PerSample` values, every core of a processor takes a part of the batch, if the call is not
+            traced.
         first: index of the first sample: with `first=100` they are samples 100, 101, ... of this key, and
             have the values of these numbers in a field that holds some per sample. Not compiled in; while it is traced
             nothing can check that the field holds so many.
@@ -129,7 +134,7 @@ def sample(
     number = known(first)
     if number is not None and number != 0:  # slow: of 0, and of those traced for the batch alone, `_sample` checks it
         check_field(field, int(number) + shape[0])
-    return cast(Array, _sample(key, field, first, options, shape=shape))  # a pair, if that is asked for
+    return cast(Array, _draw(key, field, first, options, shape))  # a pair, if that is asked for
 
 
 def sample_path(
@@ -176,6 +181,26 @@ def sample_path(
         tolerance=brownian_tolerance,
     )
     return _sample_path(key, field, tabulated(options, shape[1:]), shape=shape)
+
+
+def _draw(
+    key: PRNGKeyArray, field: Field, first: Array | np.ndarray, options: Options, shape: tuple[int, ...]
+) -> State:
+    """All at once, or in parts by all cores where chunks are asked for or the field holds values of single samples.
+
+    Any other function may know the batch by its rows, as one does that closes over labels.
+    """
+    batch, event, chunk = shape[0], shape[1:], options.chunk_size
+    by_rows = chunk is not None or per_sample(field)
+    parts = parts_for(batch, math.prod(event), (key, field, first, options)) if by_rows else 1
+    if chunk is not None and parts > 1:  # so many samples in memory, of all parts together
+        parts = min(parts, chunk)
+        options = options._replace(chunk_size=chunk // parts if chunk < batch else None)
+    if parts == 1:
+        return _sample(key, field, first, options, shape=shape)
+    check_field(field, int(first) + batch)  # of a part `_sample` checks no more than its own rows
+    size = -(-batch // parts)
+    return in_parts(lambda start: _sample(key, field, first + start, options, shape=(size, *event)), batch, size)
 
 
 @eqx.filter_jit
