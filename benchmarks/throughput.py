@@ -102,6 +102,7 @@ def has_peers() -> bool:
 def time_under(policy: str, options: list[str]) -> list[Timing]:
     """All timings of a process of its own, because the policy is read when PyTorch is loaded."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what an earlier run compiled is no time of compiling
     if policy != "default":
         environment["OMP_WAIT_POLICY"] = policy
     with tempfile.TemporaryDirectory() as folder:
