@@ -4,7 +4,8 @@
 
 Both ask the network 8 times, with the same weights, from start noise to images, on the same device and in the same
 dtype: `lz.sample` against diffusers' UniPC (the usual few-step sampler) and its flow-matching Euler (the cheapest).
-PyTorch runs in inference mode with fused attention: eager and compiled, with all threads and with one (on a GPU
+From batch 8 on every core of a processor draws its part of ours, where PyTorch's threads share every operation. PyTorch
+runs in inference mode with fused attention: eager and compiled, with all threads and with one (on a GPU
 compiled with CUDA graphs, and TF32 allowed, as JAX does; there ours is also called under a `jax.jit` of the caller, and
 takes cuDNN's attention in bfloat16). Its schedulers are made before, and set to their timesteps inside the timed call.
 All calls take turns, medians are compared, compile time is apart: in the first call, PyTorch's too. Everything runs
