@@ -100,6 +100,24 @@ def test_errors_of_a_part_are_those_of_the_batch(three_cores: Callable[[], None]
         lz.sample(KEY, field, (BATCH, ENTRIES), steps=4)
 
 
+def test_fields_of_other_libraries_are_asked_from_every_thread(three_cores: Callable[[], None]) -> None:
+    asked: list[int] = []
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        asked.append(len(x))
+        return -np.asarray(x)
+
+    def velocity(t: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.pure_callback(ask, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+    field = lz.velocity_field(velocity, lz.linear())
+    parts = lz.sample(KEY, field, (BATCH, ENTRIES), steps=4, chunk_size=BATCH)
+    assert asked == [13] * (3 * 4)
+    three_cores()
+    whole = lz.sample(KEY, field, (BATCH, ENTRIES), steps=4, chunk_size=BATCH)
+    np.testing.assert_allclose(parts, whole, atol=SINGLE)
+
+
 def test_small_work_is_not_worth_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "_cores", lambda: 4)
     assert cores.parts_for(1000, 2, ()) == 1
