@@ -5,23 +5,30 @@ of a network: of a network that takes milliseconds the second core saves little.
 program run by every core on its part of the batch joins them once.
 """
 
+import contextvars
+import itertools
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, PyTree
+
+from lazysi.fields import PerSample
 
 __all__ = ["in_parts", "parts_for"]
 
 SAMPLES = 4  # of a part at least
 WORK = 2**17  # of a part at least, in numbers a field goes through: calling a program again takes 1 or 2 ms
+WIDE = 4  # bytes of a number: a processor widens narrower weights for every part anew
 
 Tree = TypeVar("Tree", bound=PyTree[Array])
+Result = TypeVar("Result")
 
 
 def parts_for(batch: int, entries: int, arguments: PyTree) -> int:
@@ -30,15 +37,21 @@ def parts_for(batch: int, entries: int, arguments: PyTree) -> int:
     One, unless it runs now on the one device of a processor and a thread would run it as the caller does: not while it
     is traced, differentiated or mapped, nor under a context that changes how JAX computes.
     """
-    leaves = jax.tree.leaves(arguments)
-    weights = sum(leaf.size for leaf in leaves if isinstance(leaf, jax.Array))
-    most = min(_cores(), batch // SAMPLES, batch * max(entries, weights) // WORK)
+    leaves = [leaf for leaf in jax.tree.leaves(arguments, is_leaf=_is_per_sample) if not _is_per_sample(leaf)]
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
+    work = batch * max(entries, sum(leaf.size for leaf in arrays))
+    most = min(_cores(), batch // SAMPLES, work // WORK)
     if most < 2 or jax.default_backend() != "cpu" or jax.device_count() > 1:
         return 1
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments)):
         return 1
-    with ThreadPoolExecutor(1) as pool:
-        return most if pool.submit(_context).result() == _context() else 1
+    if any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < WIDE for leaf in arrays):
+        return 1
+    here = _context()
+    try:
+        return most if _at_once([_context]) == [here] else 1
+    except RuntimeError:  # no thread can be started while the interpreter ends
+        return 1
 
 
 def in_parts(run: Callable[[int], Tree], batch: int, size: int) -> Tree:
@@ -47,19 +60,62 @@ def in_parts(run: Callable[[int], Tree], batch: int, size: int) -> Tree:
     The last part begins early enough to be of this size too, so that all share one compiled program.
     """
     starts = [min(start, batch - size) for start in range(0, batch, size)]
-    with ThreadPoolExecutor(len(starts)) as pool:
-        parts = list(pool.map(run, starts))
+    parts = _at_once([lambda start=start: run(start) for start in starts])
     repeated = starts[-2] + size - starts[-1]
     parts[-1] = jax.tree.map(lambda part: part[repeated:], parts[-1])
     return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
 
 
+def _at_once(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """What the calls return, each from a thread of its own; the error of the first that failed.
+
+    Plain threads, because the executors of the standard library refuse work once the main thread has ended.
+    """
+    results: dict[int, Result] = {}
+    errors: dict[int, BaseException] = {}
+
+    def keep(number: int, call: Callable[[], Result]) -> None:
+        try:
+            results[number] = call()
+        except BaseException as error:
+            errors[number] = error
+
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(keep, number, call))
+        for number, call in enumerate(calls)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(calls))]
+
+
 def _cores() -> int:
     """Those this process may use."""
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _context() -> tuple[Any, ...]:
-    """What JAX keeps per thread: its settings, what it is tracing, and the mesh."""
+def _is_per_sample(leaf: object) -> bool:
+    return isinstance(leaf, PerSample)
+
+
+_contexts = itertools.count()
+
+
+@jax.jit
+def _number_of_context() -> Array:
+    """A constant that is another one wherever JAX would not take a program that it traced in another context."""
+    return jnp.asarray(next(_contexts), jnp.int32)
+
+
+def _context() -> tuple[object, ...]:
+    """What JAX keeps per thread: settings, what it is tracing, contexts that change a program, and the mesh."""
     settings = {name: getattr(jax.config, name, None) for name in jax.config.values}
-    return settings, get_opaque_trace_state(), jax.sharding.get_abstract_mesh()
+    number = _number_of_context()
+    known = None if isinstance(number, Tracer) else int(number)
+    return settings, get_opaque_trace_state(), known, jax.sharding.get_abstract_mesh()

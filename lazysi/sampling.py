@@ -3,6 +3,7 @@
 key -> standard normal start (sample i from (key, i) alone) -> Diffrax solve along a grid of angles -> samples
 """
 
+import contextlib
 import math
 from typing import cast
 
@@ -14,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from lazysi.checks import known
-from lazysi.cores import in_parts, parts_for
+from lazysi.cores import SAMPLES, in_parts, parts_for
 from lazysi.divergence import State
 from lazysi.dynamics import Kappa
 from lazysi.fields import Field, in_chunks, per_sample
@@ -188,19 +189,25 @@ def _draw(
 ) -> State:
     """All at once, or in parts by all cores where chunks are asked for or the field holds values of single samples.
 
-    Any other function may know the batch by its rows, as one does that closes over labels.
+    Any other function may know the batch by its rows, as one does that closes over labels; the steps of an adaptive
+    solve depend on all rows. Where a part fails the whole batch is asked, whose errors are those to be seen.
     """
     batch, event, chunk = shape[0], shape[1:], options.chunk_size
-    by_rows = chunk is not None or per_sample(field)
+    if chunk is not None and chunk >= batch:
+        chunk = None
+    by_rows = options.controller is None and (chunk is not None or per_sample(field))
     parts = parts_for(batch, math.prod(event), (key, field, first, options)) if by_rows else 1
-    if chunk is not None and parts > 1:  # so many samples in memory, of all parts together
-        parts = min(parts, chunk)
-        options = options._replace(chunk_size=chunk // parts if chunk < batch else None)
-    if parts == 1:
-        return _sample(key, field, first, options, shape=shape)
-    check_field(field, int(first) + batch)  # of a part `_sample` checks no more than its own rows
-    size = -(-batch // parts)
-    return in_parts(lambda start: _sample(key, field, first + start, options, shape=(size, *event)), batch, size)
+    if chunk is not None:  # so many samples in memory, of all parts together
+        parts = min(parts, max(1, chunk // SAMPLES))
+    if parts > 1:
+        start, size = int(first), -(-batch // parts)
+        check_field(field, start + batch)
+        part = options._replace(chunk_size=None if chunk is None else chunk // parts)
+        with contextlib.suppress(Exception):
+            return in_parts(
+                lambda row: _sample(key, field, as_index(start + row), part, shape=(size, *event)), batch, size
+            )
+    return _sample(key, field, first, options, shape=shape)
 
 
 @eqx.filter_jit
