@@ -59,6 +59,8 @@ def in_parts(run: Callable[[int], Tree], batch: int, size: int) -> Tree:
 
     The last part begins early enough to be of this size too, so that all share one compiled program.
     """
+    if size >= batch:
+        return run(0)
     starts = [min(start, batch - size) for start in range(0, batch, size)]
     parts = _at_once([lambda start=start: run(start) for start in starts])
     repeated = starts[-2] + size - starts[-1]

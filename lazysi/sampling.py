@@ -84,9 +84,9 @@ def sample(
             and last legs under a schedule.
         brownian_tolerance: a number gives every sample one Brownian path, resolved to this time and independent of the
             number of steps (slower); needed for adaptive SDE solves. None draws increments afresh.
-        chunk_size: largest number of samples in memory at once; the samples do not change. With it, or with a field
-            that holds `PerSample` values, every core of a processor takes a part of the batch, if the call is not
-            traced.
+        chunk_size: largest number of samples in memory at once; the samples do not change. Where it is smaller than
+            the batch, or the field holds `PerSample` values, every core of a processor takes a part of the batch, if
+            the call is not traced.
         first: index of the first sample: with `first=100` they are samples 100, 101, ... of this key, and
             have the values of these numbers in a field that holds some per sample. Not compiled in; while it is traced
             nothing can check that the field holds so many.

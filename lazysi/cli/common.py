@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -322,7 +323,7 @@ def draw_samples(
 ) -> tuple["np.ndarray", float, float]:
     """Samples, a chunk at a time behind a progress bar, with the seconds to compile and to sample.
 
-    `decode` makes images of a chunk.
+    `decode` makes images of a chunk, of which every core of a processor draws its part.
     """
     import equinox as eqx
     import jax
@@ -330,12 +331,14 @@ def draw_samples(
     import numpy as np
 
     import lazysi as lz
+    from lazysi.cores import in_parts, parts_for
 
     key = jax.random.key(seed)
+    size = -(-chunk // parts_for(chunk, math.prod(shape), field))
     # the arrays of the field are an argument: weights inside the program would be compiled in
     arrays, static = eqx.partition(field, eqx.is_array)
     draw = jax.jit(
-        lambda arrays, first: lz.sample(key, eqx.combine(arrays, static), (chunk, *shape), first=first, **settings)
+        lambda arrays, first: lz.sample(key, eqx.combine(arrays, static), (size, *shape), first=first, **settings)
     )
     clock = time.perf_counter()
     with console.status("compiling"):
@@ -344,7 +347,8 @@ def draw_samples(
     with progress_bar("sampling") as (progress, task):
         progress.update(task, total=count)
         for first in range(0, count, chunk):
-            pieces.append(np.asarray(decode(compiled(arrays, jnp.asarray(first)))))
+            draw_part = lambda start, first=first: compiled(arrays, jnp.asarray(first + start))  # noqa: E731
+            pieces.append(np.asarray(decode(in_parts(draw_part, chunk, size))))
             progress.update(task, completed=min(first + chunk, count))
     return np.concatenate(pieces)[:count], compiled_at - clock, time.perf_counter() - compiled_at
 
