@@ -22,9 +22,9 @@ steps on (for 784 entries and more; what is above 1 grows with the logarithm of 
 falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the lazy frame, and then 5 / steps in linear time (4.5 /
 steps in the angle); in 4 steps at least 0.75 for any number of entries; in more at least 6 / steps, which is kept
 between 0.5 and 0.75 (for 784 entries, from 10 steps on with half of the growth in them). In 10 to 23 steps of larger
-samples it is 7.2 / steps, at least 0.5, with a power of 1.25 at the data (for 784 entries). For samples of fewer than 256
-entries it is 0.45 in 2 steps, for any number of them, and in 3 to 9 another, with a faster growth and a power at the
-data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
+samples it is 7.2 / steps, at least 0.5, with a power of 1.25 at the data (for 784 entries). For samples of fewer than
+256 entries it is 0.45 in 2 steps, for any number of them, and in 3 to 9 another, with a faster growth and a power at
+the data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -56,7 +56,7 @@ ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in m
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy frame, of samples of many and few entries
-# most steps with this grid after `SHORT_SDE`, for samples of many entries; its shift over the number of steps, and power
+# samples of many entries in more steps than `SHORT_SDE`, up to the first: shift times the number of steps, and power
 LONG_SDE, LONG_SDE_SHIFT, LONG_SDE_POWER = 23, 7.2, 1.25
 HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
 # samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them
