@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -334,7 +333,7 @@ def draw_samples(
     from lazysi.cores import in_parts, parts_for
 
     key = jax.random.key(seed)
-    size = -(-chunk // parts_for(chunk, math.prod(shape), field))
+    size = -(-chunk // parts_for(chunk, int(np.prod(shape)), field))
     # the arrays of the field are an argument: weights inside the program would be compiled in
     arrays, static = eqx.partition(field, eqx.is_array)
     draw = jax.jit(
@@ -347,8 +346,8 @@ def draw_samples(
     with progress_bar("sampling") as (progress, task):
         progress.update(task, total=count)
         for first in range(0, count, chunk):
-            draw_part = lambda start, first=first: compiled(arrays, jnp.asarray(first + start))  # noqa: E731
-            pieces.append(np.asarray(decode(in_parts(draw_part, chunk, size))))
+            part = in_parts(lambda start, first=first: compiled(arrays, jnp.asarray(first + start)), chunk, size)
+            pieces.append(np.asarray(decode(part)))
             progress.update(task, completed=min(first + chunk, count))
     return np.concatenate(pieces)[:count], compiled_at - clock, time.perf_counter() - compiled_at
 
