@@ -97,8 +97,8 @@ def _at_once(calls: Sequence[Callable[[], Result]]) -> list[Result]:
 
 def _cores() -> int:
     """Those this process may use."""
-    if hasattr(os, "process_cpu_count"):
-        return os.process_cpu_count() or 1
+    if (process_count := getattr(os, "process_cpu_count", None)) is not None:  # from Python 3.13 on
+        return process_count() or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
