@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, PyTree
 
-from lazysi.fields import PerSample
+from lazysi.fields import is_per_sample
 
 __all__ = ["in_parts", "parts_for"]
 
@@ -31,19 +31,24 @@ Tree = TypeVar("Tree", bound=PyTree[Array])
 Result = TypeVar("Result")
 
 
-def parts_for(batch: int, entries: int, arguments: PyTree) -> int:
+def parts_for(batch: int, entries: int, arguments: PyTree, *, by_rows: bool = True) -> int:
     """In how many parts, run at once, a program with these arguments takes `batch` samples of so many entries.
 
     One, unless it runs now on the one device of a processor and a thread would run it as the caller does: not while it
-    is traced, differentiated or mapped, nor under a context that changes how JAX computes.
+    is traced, differentiated or mapped, nor under a context that changes how JAX computes. Without `by_rows` also one
+    where the arguments hold no values of single samples.
     """
-    leaves = [leaf for leaf in jax.tree.leaves(arguments, is_leaf=_is_per_sample) if not _is_per_sample(leaf)]
-    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
-    work = batch * max(entries, sum(leaf.size for leaf in arrays))
-    most = min(_cores(), batch // SAMPLES, work // WORK)
+    most = min(_cores(), batch // SAMPLES)
+    # before the weights are looked through: on a GPU that takes as long as a small network
     if most < 2 or jax.default_backend() != "cpu" or jax.device_count() > 1:
         return 1
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments)):
+    every = jax.tree.leaves(arguments, is_leaf=is_per_sample)
+    leaves = [leaf for leaf in every if not is_per_sample(leaf)]
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
+    most = min(most, batch * max(entries, sum(leaf.size for leaf in arrays)) // WORK)
+    if most < 2 or not (by_rows or len(leaves) < len(every)):
+        return 1
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(every)):
         return 1
     if any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < WIDE for leaf in arrays):
         return 1
@@ -100,10 +105,6 @@ def _cores() -> int:
     if (process_count := getattr(os, "process_cpu_count", None)) is not None:  # from Python 3.13 on
         return process_count() or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _is_per_sample(leaf: object) -> bool:
-    return isinstance(leaf, PerSample)
 
 
 _contexts = itertools.count()

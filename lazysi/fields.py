@@ -26,6 +26,7 @@ __all__ = [
     "equal_chunk",
     "guided",
     "in_chunks",
+    "is_per_sample",
     "noise_field",
     "per_sample",
     "score_field",
@@ -61,16 +62,17 @@ class PerSample(eqx.Module):
 def select(field: Field, indices: Array) -> Field:
     """The field for the samples `indices`: every `PerSample` inside is cut to these rows."""
     return jax.tree.map(
-        lambda leaf: PerSample(leaf.values[indices]) if _is_per_sample(leaf) else leaf, field, is_leaf=_is_per_sample
+        lambda leaf: PerSample(leaf.values[indices]) if is_per_sample(leaf) else leaf, field, is_leaf=is_per_sample
     )
 
 
 def per_sample(field: Field) -> list[PerSample]:
     """All `PerSample` inside a field."""
-    return [leaf for leaf in jax.tree.leaves(field, is_leaf=_is_per_sample) if _is_per_sample(leaf)]
+    return [leaf for leaf in jax.tree.leaves(field, is_leaf=is_per_sample) if is_per_sample(leaf)]
 
 
-def _is_per_sample(leaf: object) -> bool:
+def is_per_sample(leaf: object) -> bool:
+    """Whether this is a `PerSample`: where a field's tree ends for those who look at samples."""
     return isinstance(leaf, PerSample)
 
 

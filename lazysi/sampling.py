@@ -18,7 +18,7 @@ from lazysi.checks import known
 from lazysi.cores import SAMPLES, in_parts, parts_for
 from lazysi.divergence import State
 from lazysi.dynamics import Kappa
-from lazysi.fields import Field, in_chunks, per_sample
+from lazysi.fields import Field, in_chunks
 from lazysi.frames import Frame
 from lazysi.grids import Grid
 from lazysi.methods import grid_of, tabulated
@@ -131,11 +131,9 @@ def sample(
         log_prob=return_log_prob,
         probes=probes,
     )
-    options, first = tabulated(options, shape[1:]), as_index(first)
-    number = known(first)
-    if number is not None and number != 0:  # slow: of 0, and of those traced for the batch alone, `_sample` checks it
-        check_field(field, int(number) + shape[0])
-    return cast(Array, _draw(key, field, first, options, shape))  # a pair, if that is asked for
+    return cast(
+        Array, _draw(key, field, as_index(first), tabulated(options, shape[1:]), shape)
+    )  # a pair, if that is asked for
 
 
 def sample_path(
@@ -195,13 +193,17 @@ def _draw(
     batch, event, chunk = shape[0], shape[1:], options.chunk_size
     if chunk is not None and chunk >= batch:
         chunk = None
-    by_rows = options.controller is None and (chunk is not None or per_sample(field))
-    parts = parts_for(batch, math.prod(event), (key, field, first, options)) if by_rows else 1
+    parts = 1
+    if options.controller is None:
+        parts = parts_for(batch, math.prod(event), (key, field, first, options), by_rows=chunk is not None)
     if chunk is not None:  # so many samples in memory, of all parts together
         parts = min(parts, max(1, chunk // SAMPLES))
+    number = known(first)
+    # slow: of 0 in the whole batch, and of those traced for the batch alone, `_sample` checks it while it compiles
+    if number is not None and (number != 0 or parts > 1):
+        check_field(field, int(number) + batch)
     if parts > 1:
         start, size = int(first), -(-batch // parts)
-        check_field(field, start + batch)
         part = options._replace(chunk_size=None if chunk is None else chunk // parts)
         with contextlib.suppress(Exception):
             return in_parts(

@@ -35,6 +35,17 @@ class Shifted(eqx.Module):
         return lz.Prediction(noise, data + by)
 
 
+class Added(eqx.Module):
+    """A field, which may close over values of the batch, and values of single samples added to its data prediction."""
+
+    added: PerSample
+    field: Callable[[jax.Array, jax.Array], lz.Prediction]
+
+    def __call__(self, angle: jax.Array, u: jax.Array) -> lz.Prediction:
+        noise, data = self.field(angle, u)
+        return lz.Prediction(noise, data + self.added.values)
+
+
 def shifted(rows: int = 300, held: Callable[[jax.Array], PerSample | jax.Array] = PerSample) -> Shifted:
     return Shifted(held(jnp.arange(float(rows))[:, None] / 10), [])
 
@@ -91,22 +102,12 @@ def test_a_field_that_may_know_the_batch_is_asked_for_all_of_it(three_cores: Cal
 
 
 def test_where_a_part_fails_the_whole_batch_is_asked(three_cores: Callable[[], None]) -> None:
-    held, rows = PerSample(jnp.zeros(BATCH)), jnp.arange(float(BATCH))[:, None]
+    rows = jnp.arange(float(BATCH))[:, None]
     labelled = lz.data_field(lambda t, x: rows / 10 + 0 * x, lz.linear())
-    field = lz.guided(lambda angle, u: labelled(angle, u), Both(held, labelled), 1.0)
+    field = Added(PerSample(jnp.zeros((BATCH, 1))), labelled)
     parts = lz.sample(KEY, field, (BATCH, ENTRIES), steps=4)
     three_cores()
     np.testing.assert_allclose(parts, lz.sample(KEY, field, (BATCH, ENTRIES), steps=4), atol=SINGLE)
-
-
-class Both(eqx.Module):
-    """Values of single samples beside a function that closes over those of the batch."""
-
-    held: PerSample
-    field: Callable[[jax.Array, jax.Array], lz.Prediction]
-
-    def __call__(self, angle: jax.Array, u: jax.Array) -> lz.Prediction:
-        return self.field(angle, u + 0 * self.held.values[:, None])
 
 
 def test_errors_are_those_of_the_batch(three_cores: Callable[[], None]) -> None:
@@ -118,18 +119,7 @@ def test_errors_are_those_of_the_batch(three_cores: Callable[[], None]) -> None:
 
     early = PerSample(jnp.zeros((BATCH, 1)).at[-1].set(jnp.nan))  # in the last part alone
     with pytest.raises(RuntimeError, match="the field returned NaN at step 1 of 4"):
-        lz.sample(KEY, Early(early, lz.velocity_field(late, lz.linear())), (BATCH, ENTRIES), steps=4)
-
-
-class Early(eqx.Module):
-    """A field and values that are added to what it predicts."""
-
-    added: PerSample
-    field: Callable[[jax.Array, jax.Array], lz.Prediction]
-
-    def __call__(self, angle: jax.Array, u: jax.Array) -> lz.Prediction:
-        noise, data = self.field(angle, u)
-        return lz.Prediction(noise, data + self.added.values)
+        lz.sample(KEY, Added(early, lz.velocity_field(late, lz.linear())), (BATCH, ENTRIES), steps=4)
 
 
 def test_steps_that_adapt_to_all_rows_have_all_rows(three_cores: Callable[[], None]) -> None:
