@@ -83,7 +83,8 @@ def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
 
 
 def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
-    """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; total variances over the law's."""
+    """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; total variances over the law's; and of
+    how many samples all that is."""
     table: list[list[object]] = []
     for field, kappa in cases(rows):
         beside = {ours: {n: compared(rows, field, kappa, n, ours) for n in budgets} for ours in ("default", "plan")}
@@ -100,6 +101,7 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
                 errors = [ratio_error(by_excess(mine[n]), by_excess(theirs[n])) for n in budgets]
                 table.append([*head, label, "standard error of the sliced W2 excess", *errors])
             table.append([*head, "the law", "total variance", *(least(mine[n], "variance_ratio") for n in budgets)])
+            table.append([*head, "the law", "samples", *(most_samples(mine[n]) or float("nan") for n in budgets)])
         nearest = {n: by_excess([r for r in beside["default"][n] if SOLVER in r.sampler])[:1] for n in budgets}
         spreads = [least(nearest[n], "variance_ratio") for n in budgets]
         table.append([field, f"{kappa:g}", SOLVER, "the law", "total variance", *spreads])

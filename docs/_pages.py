@@ -146,7 +146,7 @@ def few_steps_ratios() -> str:
 
 
 def laws() -> str:
-    """Excess of ours over that of others, and total variances, by field, kappa and evaluations."""
+    """Excess of ours over that of others, total variances and samples, by field, kappa and evaluations."""
     header, *rows = read_rows(RESULTS / "few_steps_sde_ratios.csv")
     found = {tuple(row[:5]): row[5:] for row in rows}
     lines = []
@@ -159,6 +159,8 @@ def laws() -> str:
             lines.append([*case, others, "Frechet distance", *map(ratio, frechet)])
         elif measure == "total variance" and any(map(ratio, values)):
             lines.append([*case, others, measure, *map(ratio, values)])
+        elif measure == "samples" and any(map(ratio, values)):
+            lines.append([*case, "", measure, *("" if value == "nan" else value for value in values)])
     return markdown_table(["field", "kappa", "ours", "over", "by", *header[5:]], lines)
 
 
