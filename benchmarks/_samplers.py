@@ -9,6 +9,7 @@ the rounding of libraries, and the others. The samplers of ours that are put on 
 noise. The restated SDE samplers too, because they run at any kappa; on late starts there are those of diffusers.
 """
 
+import argparse
 import functools
 import hashlib
 import importlib.util
@@ -43,6 +44,7 @@ __all__ = [
     "Case",
     "Sampler",
     "cached",
+    "comparison_parser",
     "features_of",
     "others",
 ]
@@ -143,6 +145,20 @@ def features_of(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
         classifier = lz.load_classifier("fashion-mnist")
         return lambda x: np.asarray(metrics.features(classifier.features, x))
     return lambda x: np.reshape(x, (len(x), -1))
+
+
+def comparison_parser(description: str | None, evaluations: tuple[int, ...]) -> argparse.ArgumentParser:
+    """Arguments of every comparison of samplers."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--evaluations", type=int, nargs="+", default=list(evaluations))
+    parser.add_argument("--count", type=int, default=None, help="samples (default: by field)")
+    parser.add_argument(
+        "--trials", type=int, default=TRIALS, help="samplers tried for each plan that is not bundled; 0: none"
+    )
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
+    return parser
 
 
 def cached(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:

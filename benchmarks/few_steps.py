@@ -20,7 +20,6 @@ and ours over the best of others, with standard errors from these, in results/fe
 baseline of other fields has not been run. Samplers whose library is not installed are left out.
 """
 
-import argparse
 import functools
 import time
 from collections.abc import Mapping
@@ -32,9 +31,9 @@ import jax
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 import numpy as np  # noqa: E402
-from _fields import PROBLEMS, reference, sample_counts  # noqa: E402
+from _fields import reference, sample_counts  # noqa: E402
 from _report import RESULTS, append_rows, label_axes, most_samples, panels, read_rows, report  # noqa: E402
-from _samplers import ADAPTIVE, CACHE, TRIALS, UNTUNED, Case, Sampler, others  # noqa: E402
+from _samplers import ADAPTIVE, CACHE, UNTUNED, Case, Sampler, comparison_parser, others  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
 COUNTS = {"mixture": 1024, "digits density": 2048, "digits": 256, "digits, guidance 2": 256}
@@ -260,16 +259,8 @@ def draw(rows: list[list[object]], budgets: list[int], partly: set[tuple[str, in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS)
-    parser.add_argument("--count", type=int, default=None, help="samples (default: by field)")
-    parser.add_argument(
-        "--trials", type=int, default=TRIALS, help="grids tried for each plan that is not bundled; 0: none"
-    )
+    parser = comparison_parser(__doc__, EVALUATIONS)
     parser.add_argument("--untuned", action="store_true", help="all baselines on equal steps of time alone")
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
     counts = sample_counts(16 if arguments.smoke else arguments.count, COUNTS, COUNT)
     if arguments.smoke:

@@ -14,7 +14,6 @@ results/few_steps_frechet.csv, whose rows are not run again; the default and the
 results/few_steps_frechet_ratios.csv; and a figure.
 """
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,16 +22,15 @@ import jax
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 import numpy as np  # noqa: E402
-from _fields import PROBLEMS  # noqa: E402
 from _report import RESULTS, append_rows, label_axes, least, most_samples, panels, read_rows, report  # noqa: E402
-from _samplers import CACHE, TRIALS, Case, Sampler, cached, features_of, others  # noqa: E402
+from _samplers import CACHE, Case, Sampler, cached, comparison_parser, features_of, others  # noqa: E402
 from few_steps import FILE as RMS_FILE  # noqa: E402
 from few_steps import Row as RMSRow  # noqa: E402
 from few_steps import compared  # noqa: E402
 
 from lazysi import metrics  # noqa: E402
 
-EVALUATIONS = (3, 4, 6, 8, 12, 16)
+EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
 COUNT, SCREEN, KEPT = 10_000, 1_000, 2
 NEAR = 2.0  # times the least RMS: who is tried
 FINE_STEPS = 64
@@ -167,23 +165,15 @@ def draw(rows: list[Row], budgets: list[int], file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument(
-        "--trials", type=int, default=TRIALS, help="grids tried for each plan that is not bundled; 0: none"
-    )
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
+    parser = comparison_parser(__doc__, EVALUATIONS)
     arguments = parser.parse_args()
-    count, of_rms = arguments.count, read_rows(RMS_FILE, RMSRow)
+    count, of_rms = arguments.count or COUNT, read_rows(RMS_FILE, RMSRow)
     if arguments.smoke:
         count = 64
         rows = measure(["mixture"], [4], count, 16, 2, of_rms, None)
     else:
-        names, wanted, trials = [] if arguments.report else arguments.fields, arguments.evaluations, arguments.trials
-        rows = measure(names, wanted, count, FINE_STEPS, trials, of_rms, FILE)
+        names = [] if arguments.report else arguments.fields
+        rows = measure(names, arguments.evaluations, count, FINE_STEPS, arguments.trials, of_rms, FILE)
     budgets = sorted({row.budget for row in rows})
     shown = [row for row in rows if row.samples >= count]
     report("Frechet distance to the fine-grid law", COLUMNS, shown, None)

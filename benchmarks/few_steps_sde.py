@@ -31,7 +31,6 @@ best baseline (no figure where that has no excess), standard errors of these rat
 the number of samples: the largest that our sampler was run with there.
 """
 
-import argparse
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,10 +41,19 @@ import jax
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 import numpy as np  # noqa: E402
-from _fields import PROBLEMS, sample_counts  # noqa: E402
+from _fields import sample_counts  # noqa: E402
 from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
 from _report_sde import COLUMNS, SOLVER, Row, best_rows, by_energy, draw, ratios  # noqa: E402
-from _samplers import CACHE, EULER, LAW_STEPS, TRIALS, Case, Sampler, features_of, others  # noqa: E402
+from _samplers import (  # noqa: E402
+    CACHE,
+    EULER,
+    LAW_STEPS,
+    Case,
+    Sampler,
+    comparison_parser,
+    features_of,
+    others,
+)
 
 from lazysi import metrics  # noqa: E402
 
@@ -216,19 +224,11 @@ def measure_at(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser = comparison_parser(__doc__, EVALUATIONS)
     parser.add_argument("--kappa", type=float, nargs="+", default=list(KAPPAS))
-    parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
-    parser.add_argument("--count", type=int, default=None, help="samples of the last comparison (default: by field)")
-    parser.add_argument(
-        "--trials", type=int, default=TRIALS, help="samplers tried for each plan that is not bundled; 0: none"
-    )
     parser.add_argument(
         "--baselines", nargs="+", default=[""], help="try the grids of those alone whose names have this"
     )
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
     counts = sample_counts(32 if arguments.smoke else arguments.count, COUNTS, COUNT)
     if arguments.smoke:
