@@ -9,7 +9,7 @@ from _samplers import others
 
 __all__ = ["COLUMNS", "SOLVER", "Row", "best_rows", "by_energy", "draw", "ratios"]
 
-SOLVER = "SDE-DPM-Solver++(2M)"
+FAMILY, SOLVER = "SDE-DPM-Solver++", "SDE-DPM-Solver++(2M)"
 
 
 class Row(NamedTuple):
@@ -82,9 +82,17 @@ def best_rows(rows: list[Row], budgets: list[int]) -> list[list[object]]:
     return [[*head, *(line.get(n, float("nan")) for n in budgets)] for head, line in table.items()]
 
 
+def baselines(here: list[Row], label: str) -> list[Row]:
+    """Rows of SDE-DPM-Solver++(2M), or of all baselines, if more than SDE-DPM-Solver++ ran with all samples."""
+    theirs = [row for row in here if others(row.kind)]
+    if label == SOLVER:
+        return [row for row in theirs if SOLVER in row.sampler]
+    return theirs if any(FAMILY not in row.sampler for row in theirs) else []
+
+
 def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
-    """Excess of ours over that of SDE-DPM-Solver++(2M) and of the best baseline; total variances over the law's; and of
-    how many samples all that is."""
+    """Excess of ours over that of SDE-DPM-Solver++(2M) and, where others ran too, of the best baseline; total variances
+    over the law's; the floors; and of how many samples all that is."""
     table: list[list[object]] = []
     for field, kappa in cases(rows):
         beside = {ours: {n: compared(rows, field, kappa, n, ours) for n in budgets} for ours in ("default", "plan")}
@@ -92,15 +100,15 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
             mine = {n: [row for row in here[n] if row.sampler == ours] for n in budgets}
             head = [field, f"{kappa:g}", ours]
             for label in (SOLVER, "best baseline"):
-                theirs = {
-                    n: [r for r in here[n] if others(r.kind) and (label != SOLVER or SOLVER in r.sampler)] for n in here
-                }
+                theirs = {n: baselines(here[n], label) for n in here}
                 for measure, name in (("sliced_excess", "sliced W2 excess"), ("frechet_excess", "Frechet excess")):
                     line = [ratio(least(mine[n], measure), least(theirs[n], measure)) for n in budgets]
                     table.append([*head, label, name, *line])
                 errors = [ratio_error(by_excess(mine[n]), by_excess(theirs[n])) for n in budgets]
                 table.append([*head, label, "standard error of the sliced W2 excess", *errors])
             table.append([*head, "the law", "total variance", *(least(mine[n], "variance_ratio") for n in budgets)])
+            for measure, name in (("sliced_floor", "floor of the sliced W2"), ("frechet_floor", "floor of the Frechet")):
+                table.append([*head, "the law", name, *(least(mine[n], measure) for n in budgets)])
             table.append([*head, "the law", "samples", *(most_samples(mine[n]) or float("nan") for n in budgets)])
         nearest = {n: by_excess([r for r in beside["default"][n] if SOLVER in r.sampler])[:1] for n in budgets}
         spreads = [least(nearest[n], "variance_ratio") for n in budgets]

@@ -27,8 +27,9 @@ before that, of a draw of the law; none in rows that only chose grids).
 
 The best of each sampler are in results/few_steps_sde_best.csv; results/few_steps_sde_ratios.csv has the excess of the
 default and of the plan over that of SDE-DPM-Solver++(2M), the nearest version on its best grid, and over that of the
-best baseline (no figure where that has no excess), standard errors of these ratios, total variances over the law's, and
-the number of samples: the largest that our sampler was run with there.
+best baseline (no figure where that has no excess, or no other than SDE-DPM-Solver++ ran with all samples), standard
+errors of these ratios, total variances over the law's, the floors, and the number of samples: the largest that our
+sampler was run with there.
 """
 
 import functools

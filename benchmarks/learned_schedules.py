@@ -9,8 +9,8 @@ distance in the classifier's features to the fine-grid samples of the same noise
 which the fitted steps are changes of, and the lazy frame, each on the grid of least RMS among seven, chosen on the
 first samples of this very noise. "plan" is what the fit began with; "seconds" what it took, where it was measured.
 Results in results/learned_schedules.csv, where
-rows of other steps and guidance stay as they are: the fitted ones have 0.57, 0.48 and 0.41 of the least RMS of the
-fixed in 4, 6 and 8 steps, and Frechet distances of 0.37, 0.08 and 0.02 against 3.3, 1.4 and 0.18.
+rows of other steps and guidance stay as they are: the fitted ones have 0.57, 0.48 and 0.40 of the least RMS of the
+fixed in 4, 6 and 8 steps, and Frechet distances of 0.37, 0.08 and 0.01 against 3.3, 1.4 and 0.20.
 """
 
 import argparse

@@ -161,6 +161,8 @@ def laws() -> str:
             lines.append([*case, others, measure, *map(ratio, values)])
         elif measure == "samples" and any(map(ratio, values)):
             lines.append([*case, "", measure, *("" if value == "nan" else value for value in values)])
+        elif measure.startswith("floor") and case[-1] == "default" and any(map(ratio, values)):
+            lines.append([*case[:-1], "", "", measure, *map(short, values)])
     return markdown_table(["field", "kappa", "ours", "over", "by", *header[5:]], lines)
 
 
