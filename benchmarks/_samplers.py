@@ -176,7 +176,7 @@ def cached(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np
 def _tuner() -> str:
     """Digest of the code that fits plans, without which an old plan would be kept for one that it no longer makes."""
     parts = ("tuning", "tuning_ode", "tuning_sde", "searching", "refining", "common_noise", "defaults", "multistep")
-    parts += ("metrics", "views", "fields")
+    parts += ("metrics", "energy", "views", "fields")
     sources = (Path(lz.__file__).with_name(f"{part}.py").read_bytes() for part in parts)
     return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
 

@@ -7,12 +7,23 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-__all__ = ["as_factor", "as_switch", "check_number", "count", "known"]
+__all__ = ["as_factor", "as_switch", "check_number", "check_untraced", "count", "known"]
 
 
 def known(value: object) -> np.ndarray | None:
     """The value as a NumPy array, or None while it is traced."""
     return None if isinstance(value, Tracer) else np.asarray(value)
+
+
+def check_untraced(function: str, **values: object) -> None:
+    """Refuse traced values of a function whose work is no program of JAX's.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for name, value in values.items():
+        if isinstance(value, Tracer):
+            raise ValueError(f"expected `{function}` outside of jit, with a known `{name}`, got a traced one")
 
 
 def check_number(

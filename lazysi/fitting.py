@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from lazysi.checks import check_number, count, known
+from lazysi.checks import check_number, check_untraced, count
 from lazysi.curves import AbstractSchedule
 from lazysi.defaults import fine_options
 from lazysi.fields import Field, in_chunks, select
@@ -126,8 +126,7 @@ def fit_schedule(
         raise ValueError(f"expected `fine_steps` of at least twice `steps`, {2 * steps}, got {fine_steps}")
     check_number("kappa", kappa, minimum=0)
     check_number("learning_rate", learning_rate, above=0)
-    if known(kappa) is None:
-        raise ValueError("expected `fit_schedule` outside of jit, with a known `kappa`")
+    check_untraced("fit_schedule", key=key, kappa=kappa)
     check_field(field, shape[0])
     learned = _begin(start, shape, steps, kappa)
     relative = jnp.asarray(kappa, float)

@@ -146,6 +146,9 @@ class Frame(eqx.Module):
 
         f = sum_k c_k (s_k sin)^r_k / (cos^r_k + (s_k sin)^r_k),   sin and cos of the angle.
 
+    With enough components this is any f that rises from 0 with l, as that of any data does in the mean; the integral of
+    f, and with it the scale of the frame, is closed. `measure_frame` fits one to a network.
+
     All methods take l = log tan(angle), of any shape, from -inf at pure noise to inf at pure data, and return its shape
     with the axes of the directions, those of `weights` after the first, appended.
 
@@ -156,7 +159,7 @@ class Frame(eqx.Module):
         exponents: r_k, of the same shape; at least 1.
 
     Raises:
-        ValueError: if a number is out of its range, or `weights` and `stds` differ in shape.
+        ValueError: if a number is out of its range, or `weights` and `stds` differ in shape or are single numbers.
 
     Reference:
         Theory (28) to (31).
@@ -178,6 +181,8 @@ class Frame(eqx.Module):
             raise ValueError(
                 f"expected `weights` and `stds` of one shape, got {jnp.shape(weights)} and {jnp.shape(stds)}"
             )
+        if not jnp.shape(weights):
+            raise ValueError("expected `weights` and `stds` of shape (components, *event), got single numbers")
         _check_spectrum(known(weights), known(stds), known(exponents))
         self.weights, self.stds, self.moments = jnp.asarray(weights), jnp.asarray(stds), moments
         self.exponents = jnp.broadcast_to(jnp.asarray(exponents, self.stds.dtype), self.stds.shape)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from lazysi.checks import count, known
+from lazysi.checks import check_untraced, count
 from lazysi.curves import AbstractSchedule, as_float
 from lazysi.frames import Frame, point_frame
 from lazysi.grids import Grid
@@ -223,8 +223,7 @@ def learned_steps(
     if not isinstance(solver, Multistep | None):
         raise ValueError(f"expected a Multistep method as `solver`, got {type(solver).__name__}")
     event = check_shape(shape)[1:]
-    if known(kappa) is None:
-        raise ValueError("expected `learned_steps` outside of jit, with a known `kappa`")
+    check_untraced("learned_steps", kappa=kappa)
     options = check_options(
         event,
         steps=steps,

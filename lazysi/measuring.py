@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lazysi.checks import check_untraced
 from lazysi.curves import cosine
 from lazysi.fields import Field, select
 from lazysi.frames import Frame
@@ -51,8 +52,8 @@ def measure_frame(
         a frame for `sample(frame=...)`.
 
     Raises:
-        ValueError: if neither or both of `samples` and `shape` are given, shapes do not fit, or predictions are not
-            finite.
+        ValueError: if neither or both of `samples` and `shape` are given, shapes do not fit, predictions are not
+            finite, or `key` or `samples` are traced.
 
     Reference:
         Theory (32).
@@ -68,6 +69,7 @@ def measure_frame(
         raise ValueError(
             "expected `samples` or a `shape` to draw them in, got " + ("none" if samples is None else "both")
         )
+    check_untraced("measure_frame", key=key, samples=samples)
     data_key, noise_key = jax.random.split(key)
     if samples is None:
         assert shape is not None

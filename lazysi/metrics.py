@@ -7,12 +7,11 @@
     precision_recall      fraction of one set inside the neighbourhoods of the other       two sets of features
 
 A feature function maps images (batch, height, width, channels) to features (batch, d): `load_classifier(...).features`,
-an Inception network, anything. All but `rms` and those of energy depend on the number of samples: compare with two
-draws of one law.
+an Inception network, anything. All but `rms` and those of energy (which are in `energy.py`) depend on the number of
+samples: compare with two draws of one law.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from lazysi.checks import known
+from lazysi.energy import check_samples, energy_difference, energy_distance, squared_distances
 
 __all__ = [
     "Features",
@@ -39,11 +39,16 @@ ROWS = 1_024  # of a distance matrix in memory at once
 
 
 def rms(x: Float[ArrayLike, "count *shape"], y: Float[ArrayLike, "count *shape"]) -> Float[Array, ""]:
-    """Root mean square difference of samples that belong together, over all samples and entries.
+    """Root mean square difference of samples that belong together, over all n samples and their d entries.
+
+        ( sum_i |x_i - y_i|^2 / (n d) )^(1/2)
 
     Args:
         x: samples, for instance of few steps.
-        y: samples from the same noise, for instance on a fine grid.
+        y: samples from the same noise, for instance on a fine grid; of the shape of `x`.
+
+    Returns:
+        the difference, shape (), in the units of the entries.
 
     Raises:
         ValueError: if the shapes differ, there are no samples or they are not finite.
@@ -53,14 +58,24 @@ def rms(x: Float[ArrayLike, "count *shape"], y: Float[ArrayLike, "count *shape"]
         >>> float(lz.metrics.rms([[0.0, 3.0]], [[0.0, 0.0]]))
         2.12...
     """
-    x, y = _check_samples(x), _check_samples(y)
+    x, y = check_samples(x), check_samples(y)
     if x.shape != y.shape:
         raise ValueError(f"expected `x` and `y` of one shape, got {x.shape} and {y.shape}")
     return jnp.sqrt(jnp.mean(jnp.square(x - y)))
 
 
 def total_std(x: Float[ArrayLike, "count *shape"]) -> Float[Array, ""]:
-    """Root mean square deviation of all entries of all samples from their common mean.
+    """Standard deviation of all entries of n samples, d each, about one common mean m, which is a number.
+
+        ( sum_ik (x_ik - m)^2 / (n d) )^(1/2),     m = sum_ik x_ik / (n d)
+
+    So differences between the entries of the mean sample count too: it is 0 only if all n d numbers are equal.
+
+    Args:
+        x: samples.
+
+    Returns:
+        the deviation, shape (), in the units of the entries.
 
     Raises:
         ValueError: if there are no samples or they are not finite.
@@ -70,7 +85,7 @@ def total_std(x: Float[ArrayLike, "count *shape"]) -> Float[Array, ""]:
         >>> float(lz.metrics.total_std([[1.0, -1.0], [1.0, -1.0]]))
         1.0
     """
-    return jnp.std(_check_samples(x))
+    return jnp.std(check_samples(x))
 
 
 def sliced_wasserstein(
@@ -105,7 +120,7 @@ def sliced_wasserstein(
         >>> abs(distance - 3**0.5) < 0.1
         Array(True, dtype=bool)
     """
-    x, y = _check_samples(x), _check_samples(y)
+    x, y = check_samples(x), check_samples(y)
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(f"expected `x` and `y` with samples of one shape, got {x.shape} and {y.shape}")
     if directions < 1:
@@ -124,121 +139,24 @@ def sliced_wasserstein(
     return jnp.sqrt(jnp.mean(weights @ squares) * dimension)
 
 
-def energy_distance(x: Float[ArrayLike, "count *shape"], y: Float[ArrayLike, "count *shape"]) -> Float[Array, ""]:
-    """Energy distance of two laws by its unbiased estimate: zero on average for two draws of one law, so also negative.
-
-        2 E|X - Y| - E|X - X'| - E|Y - Y'|  ~  sum_(i != j) (2 |x_i - y_j| - |x_i - x_j| - |y_i - y_j|) / (n (n - 1)).
-
-    It is zero for equal laws only, and up to a factor of the dimension the mean over directions of the squared
-    difference of the distribution functions. Distances between finite sets are least for a law that is too narrow; this
-    one is not, so it is the one to minimise. As pairs (i, i) are left out, sample i of both may share a label or
-    noise. Differentiable.
-
-    Args:
-        x: samples.
-        y: as many of the other law.
-
-    Raises:
-        ValueError: if the shapes differ, there are fewer than two samples or they are not finite.
-
-    Reference: Szekely and Rizzo, "Energy Statistics: A Class of Statistics Based on Distances", 2013.
-
-    Example:
-        >>> import jax, lazysi as lz
-        >>> x, y = jax.random.normal(jax.random.key(0), (2, 500, 3))
-        >>> abs(lz.metrics.energy_distance(x, y)) < 0.02, lz.metrics.energy_distance(x, 0.5 * y) > 0.1
-        (Array(True, dtype=bool), Array(True, dtype=bool))
-    """
-    (x,), y = _check_laws({"x": x}, y)
-    return jnp.mean(_off_diagonal_means(2 * _distances(x, y) - _distances(x, x) - _distances(y, y)))
-
-
-def energy_difference(
-    x: Float[ArrayLike, "count *shape"], other: Float[ArrayLike, "count *shape"], y: Float[ArrayLike, "count *shape"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Energy distance of one law to a third less that of another, and its standard error: which of two is nearer?
-
-        D = energy_distance(x, y) - energy_distance(other, y) = mean of h_ij over the pairs i != j,
-        h_ij = |x_i - y_j| + |y_i - x_j| - |x_i - x_j| less the same of `other`, = D + a_i + a_j + g_ij.
-
-    The standard error is that of a U-statistic, (4 var(a) / n + 2 var(g) / (n (n - 1)))^(1/2): the first part falls to
-    zero where both laws are right, and the second does not. Both variances are from those of the means of h_ij over j
-    and of h_ij itself, that of a at least 0, so that the error is too large by up to a fifth there. Samples i of `x`
-    and `other` that share their start noise tell them apart with fewer samples.
-
-    Args:
-        x: samples.
-        other: as many of another law, sample i perhaps from the noise of sample i of `x`.
-        y: as many of the law that both are meant to be.
-
-    Returns:
-        difference (negative where `x` is nearer), standard error.
-
-    Raises:
-        ValueError: if the shapes differ, there are fewer than two samples or they are not finite.
-
-    Reference: Hoeffding, "A Class of Statistics with Asymptotically Normal Distribution", 1948.
-
-    Example:
-        >>> import jax, lazysi as lz
-        >>> x, y = jax.random.normal(jax.random.key(0), (2, 500, 3))
-        >>> difference, error = lz.metrics.energy_difference(x, 0.9 * x, y)
-        >>> bool(difference < -2 * error)
-        True
-    """
-    (x, other), y = _check_laws({"x": x, "other": other}, y)
-    n = len(y)
-    first, second = ((between := _distances(a, y)) + between.T - _distances(a, a) for a in (x, other))
-    h = first - second
-    means = _off_diagonal_means(h)
-    difference = jnp.mean(means)
-    of_means, of_pairs = jnp.var(means, ddof=1), jnp.mean(_off_diagonal_means(jnp.square(h - difference)))
-    if n < 5:  # too few to tell the parts apart: all as if it were the first
-        return difference, 2 * jnp.sqrt(of_means / n)
-    # expected: var(a) (n - 2)^2 / (n - 1)^2 + var(g) (n - 2) / (n - 1)^2, and 2 var(a) + var(g)
-    of_a = jnp.maximum(((n - 1) ** 2 / (n - 2) * of_means - of_pairs) / (n - 4), 0)
-    of_g = jnp.maximum(of_pairs - 2 * of_a, 0)
-    return difference, jnp.sqrt(4 * of_a / n + 2 * of_g / (n * (n - 1)))
-
-
-def _check_laws(laws: dict[str, ArrayLike], y: ArrayLike) -> tuple[list[Array], Array]:
-    """Samples of some laws and of `y` as matrices of one shape, moved for squared distances with less rounding."""
-    arrays, y = {name: _check_samples(samples) for name, samples in laws.items()}, _check_samples(y)
-    for name, samples in arrays.items():
-        if samples.shape != y.shape or len(samples) < 2:
-            raise ValueError(
-                f"expected `{name}` and `y` of one shape with at least 2 samples, got {samples.shape} and {y.shape}"
-            )
-    centre = jax.lax.stop_gradient(jnp.mean(y, axis=0))
-    *moved, y = ((samples - centre).reshape(len(samples), -1) for samples in (*arrays.values(), y))
-    return moved, y
-
-
-def _distances(a: Array, b: Array) -> Array:
-    """Distances of all points of `a` to all of `b`, with a derivative where they meet."""
-    with jax.default_matmul_precision("highest"):
-        squares = _squared_distances(a, b)
-    apart = ~(squares <= 0)  # NaN too, so that it is not a distance of 0
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1)), 0)
-
-
-def _off_diagonal_means(matrix: Array) -> Array:
-    """Means of the rows without the diagonal."""
-    return jnp.sum(jnp.where(jnp.eye(len(matrix), dtype=bool), 0, matrix), axis=1) / (len(matrix) - 1)
-
-
 def features(
     fn: Callable[[Array], ArrayLike], images: Float[ArrayLike, "count h w c"], *, batch_size: int = 500
 ) -> Float[np.ndarray, "count d"]:
     """Features of many images, a batch at a time; `fn` sees one batch shape only and is compiled once.
 
+    For arrays with four axes alone: samples that are no images are refused, and grey images need a channel axis too.
+
     Args:
         fn: feature function, (batch, height, width, channels) to (batch, d).
-        images: as many as there are.
+        images: shape (count, height, width, channels), as many as there are.
         batch_size: images for one call of `fn`.
 
+    Returns:
+        features in float64, shape (count, d).
+
     Raises:
-        ValueError: if there are no images, or `fn` does not return one finite vector for each image.
+        ValueError: if `images` is empty or has not four axes, `batch_size` is below 1, or `fn` does not return one
+            finite vector for each image.
 
     Example:
         >>> import numpy as np, lazysi as lz
@@ -360,21 +278,16 @@ def precision_recall(
     in_region_of_a, in_region_of_b = np.zeros(len(b), bool), np.zeros(len(a), bool)
     for first in range(0, len(b), ROWS):
         rows = slice(first, first + ROWS)
-        squares = _squared_distances(b[rows], a)
+        squares = squared_distances(b[rows], a)
         in_region_of_a[rows] = (squares <= radius_a).any(axis=1)
         in_region_of_b |= (squares <= radius_b[rows, None]).any(axis=0)
     return float(in_region_of_a.mean()), float(in_region_of_b.mean())
 
 
-def _squared_distances(a: Any, b: Any) -> Any:
-    """Of all pairs, of NumPy's points or JAX's."""
-    return (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
-
-
 def _squared_radii(points: np.ndarray, neighbours: int) -> np.ndarray:
     """Squared distance of every point to its k-th nearest neighbour, itself not counted."""
     radii = [
-        np.partition(_squared_distances(points[first : first + ROWS], points), neighbours, axis=1)[:, neighbours]
+        np.partition(squared_distances(points[first : first + ROWS], points), neighbours, axis=1)[:, neighbours]
         for first in range(0, len(points), ROWS)
     ]
     return np.concatenate(radii)
@@ -399,16 +312,6 @@ def _root(name: str, covariance: ArrayLike, shape: tuple[int, ...]) -> np.ndarra
             f"expected `{name}` symmetric and positive semidefinite, got least eigenvalue {values.min():g}"
         )
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-
-
-def _check_samples(x: ArrayLike) -> Array:
-    """The samples as an array, if there are any and they are finite (while traced, only the first is known)."""
-    array, value = jnp.asarray(x), known(x)
-    if not array.ndim or not array.size:
-        raise ValueError(f"expected samples, got an array of shape {array.shape}")
-    if value is not None and not np.isfinite(value).all():
-        raise ValueError("expected finite samples, got NaN or infinity")
-    return array
 
 
 def _check_pair(x: ArrayLike, y: ArrayLike, *, minimum: int) -> tuple[np.ndarray, np.ndarray]:

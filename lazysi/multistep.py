@@ -46,17 +46,59 @@ Variable = Callable[[Array], Array]  # of l = log tan(angle)
 
 
 def log_variable(l: Array) -> Array:  # noqa: E741
-    """l itself, as in DPM-Solver++ and UniPC. The value from pure noise, at l = -inf, is left out."""
+    """l -> l: half the log signal-to-noise ratio, as in DPM-Solver++ and UniPC.
+
+    It is infinite at both ends, and a value of Q at an infinite one has no part in any polynomial of higher order.
+
+    Args:
+        l: log tan(angle), of any shape, from -inf at pure noise to inf at pure data.
+
+    Returns:
+        `l` itself.
+
+    Reference:
+        Theory (27), (33).
+    """
     return l
 
 
 def time_variable(l: Array) -> Array:  # noqa: E741
-    """The time of the linear schedule."""
+    """l -> 1 / (1 + e^-l) = sin / (sin + cos): the time of the linear schedule at this angle.
+
+    Args:
+        l: log tan(angle), of any shape, from -inf at pure noise to inf at pure data.
+
+    Returns:
+        times from 0 to 1, of the shape of `l`.
+
+    Reference:
+        Theory (27), (33).
+
+    Example:
+        >>> import jax.numpy as jnp, lazysi as lz
+        >>> lz.multistep.time_variable(jnp.array([-jnp.inf, 0.0, jnp.inf])).tolist()
+        [0.0, 0.5, 1.0]
+    """
     return jax.nn.sigmoid(l)
 
 
 def angle_variable(l: Array) -> Array:  # noqa: E741
-    """The angle, finite at both ends."""
+    """l -> arctan(e^l): the angle itself, finite at both ends.
+
+    Args:
+        l: log tan(angle), of any shape, from -inf at pure noise to inf at pure data.
+
+    Returns:
+        angles from 0 to pi/2, in radians, of the shape of `l`.
+
+    Reference:
+        Theory (27), (33).
+
+    Example:
+        >>> import jax.numpy as jnp, lazysi as lz
+        >>> (lz.multistep.angle_variable(jnp.array([-jnp.inf, 0.0, jnp.inf])) / jnp.pi).round(6).tolist()
+        [0.0, 0.25, 0.5]
+    """
     return jnp.arctan(jnp.exp(l))
 
 
@@ -83,9 +125,20 @@ class Rule(eqx.Module):
 
 
 class Table(eqx.Module):
-    """A linear multistep method on given angles; see the head of this module.
+    """A linear multistep method on given angles: with v the centred unit state in the coordinates of the moments,
 
-    `data` and `noise` make Q = data * (data prediction - mean) - noise * (noise prediction), in coordinates.
+        Q_n = data_n (data prediction - mean) - noise_n (noise prediction),     both at angles_n,
+        v_(n+1) = stay_n v_n + sum_j weights_nj Q_(n-j) + spread_n (standard normal).
+
+    Shapes end in those of the directions: (), or (*event) where every direction has a frame of its own.
+
+    Args:
+        angles: of the grid, in radians, from 0 to pi/2; the network is asked at all but the last, shape (steps + 1,).
+        data: factors on the data prediction in Q, (1 - f) (G / cos)^p, shape (steps, *event).
+        noise: factors on the noise prediction in Q, f cot (G / cos)^p, shape (steps, *event).
+        stay: factors on the state, shape (steps, *event).
+        weights: of the last values of Q, the newest first, shape (steps, HISTORY, *event).
+        spread: standard deviations of the noise of the steps, 0 for an ODE, shape (steps, *event).
 
     Reference:
         Theory (33).

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike
 from lazysi.checks import check_number, count, known
 from lazysi.dynamics import Kappa
 from lazysi.fields import Field, per_sample
-from lazysi.frames import Frame
+from lazysi.frames import Frame, LazyFrame
 from lazysi.grids import Grid
 from lazysi.moments import Moments
 from lazysi.plans import Plan
@@ -201,7 +201,8 @@ def _check_frame(
     tolerance: float | None,
 ) -> None:
     if not isinstance(frame, Frame):
-        raise ValueError(f"expected a Frame as `frame`, got {frame!r}")
+        instead = ", for `gaussian_frame` or `moments=`" if isinstance(frame, LazyFrame) else ""
+        raise ValueError(f"expected a Frame as `frame`{instead}, got {frame!r}")
     if moments is not None:
         raise ValueError("expected `moments` or `frame`, got both; a frame has moments of its own")
     if schedule is not None or not isinstance(solver, Multistep | None):
@@ -267,6 +268,10 @@ def _check_density(
 
 
 def _angles(grid: Grid, steps: int, dtype: jnp.dtype) -> Array:
+    if isinstance(grid, str):
+        raise ValueError(
+            f"expected angles or a function of `steps` as `grid`, for instance `grids.karras`, got {grid!r}"
+        )
     angles = jnp.asarray(given := grid(steps) if callable(grid) else grid, float)
     if angles.shape != (steps + 1,):
         raise ValueError(f"expected a `grid` of steps + 1 = {steps + 1} angles, got shape {angles.shape}")

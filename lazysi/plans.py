@@ -27,14 +27,23 @@ KIND = "lazysi plan"
 class Plan(eqx.Module):
     """A tabulated method for one model.
 
+    The parts are taken unchecked; `load_plan` checks the table of a file, and `sample` the moments.
+
     Args:
         table: coefficients of all steps.
         moments: mean and basis of the directions of the table.
-        kappa: relative diffusion of the samples.
+        kappa: relative diffusion of the samples, shape ().
         about: JSON text: how the plan was found and what it measured.
 
     Reference:
         Theory (33).
+
+    Example:
+        >>> import jax, lazysi as lz
+        >>> field = lz.targets.mixture([0.5, 0.5], [[-1.0], [1.0]], [0.3, 0.3])
+        >>> plan = lz.learned_steps((10, 1), 4).plan()  # the default method in 4 steps, nothing learned yet
+        >>> plan.steps, lz.sample(jax.random.key(0), field, (10, 1), plan=plan).shape
+        (4, (10, 1))
     """
 
     table: Table
@@ -48,20 +57,33 @@ class Plan(eqx.Module):
         return self.table.angles.size - 1
 
     def described(self, about: dict[str, Any]) -> "Plan":
-        """The same plan with this to say about it."""
+        """The same plan with this to say about it.
+
+        Raises:
+            TypeError: if JSON has no form for something in `about`.
+        """
         return Plan(self.table, self.moments, self.kappa, json.dumps(about))
 
 
 def save_plan(path: str | Path, plan: Plan) -> None:
-    """Write a plan as JSON.
+    """Write a plan as JSON, its table in all digits.
 
     Args:
         path: of the file, which is replaced if there is one.
         plan: with one frame for all directions.
 
     Raises:
-        ValueError: if its moments have a basis or directions of their own, which JSON is not for.
+        ValueError: if its moments have a basis or directions of their own, which JSON is not for, or its `about` is no
+            JSON text.
         OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile, lazysi as lz
+        >>> path = tempfile.mkdtemp() + "/plan.json"
+        >>> lz.save_plan(path, lz.learned_steps((1, 8, 8), 6, kappa=0.5).plan())
+        >>> plan = lz.load_plan(path)
+        >>> plan.steps, float(plan.kappa)
+        (6, 0.5)
     """
     if plan.moments.basis is not None or plan.moments.cosine or plan.moments.mean.ndim or plan.table.stay.ndim > 1:
         raise ValueError(
@@ -74,13 +96,17 @@ def save_plan(path: str | Path, plan: Plan) -> None:
 
 
 def load_plan(path: str | Path) -> Plan:
-    """Read a plan.
+    """Read a plan; the example of `save_plan` does so.
 
     Args:
         path: of a file that `save_plan` or `lazysi tune` wrote.
 
+    Returns:
+        the plan, its numbers in JAX's default float.
+
     Raises:
-        ValueError: if the file is missing, or no plan.
+        ValueError: if the file is missing, cut off or of another kind or version, its parts are missing, out of range
+            or do not fit together, or its angles do not rise from 0 to pi/2.
     """
     return described_plan(load_document(path, "a plan", KIND), path)
 

@@ -74,7 +74,8 @@ def sample(
         moments: of the data, for the lazy frame: the solver then is exact for the Gaussian with these moments.
         frame: what part of the motion is taken out exactly, instead of the lazy frame of `moments`: see `point_frame`,
             `measure_frame`.
-        plan: a sampler fitted to this field, from `tune` or `load_plan`; decides all of the above.
+        plan: a sampler fitted to this field, from `tune` or `load_plan`; decides all of the above. Other `steps` and
+            `kappa` than its own are refused, but for 16 and 0, which count as not given.
         dtype: float32 or float64 of the states; by default JAX's float.
         denoise: whether the last step in a frame returns the data prediction (True) or goes on (False). By default it
             does for kappa > 0 and for an ODE in 2 to 9 steps, but never with `moments`, in one step (there the frozen
@@ -100,6 +101,7 @@ def sample(
 
     Raises:
         ValueError: if an argument is out of range or shapes do not fit.
+        TypeError, OverflowError: if `first` is no whole number, or too large a one.
         RuntimeError: if the field returns NaN, naming the step.
 
     Reference:

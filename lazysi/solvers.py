@@ -88,7 +88,9 @@ class Multistep(diffrax.AbstractItoSolver):
         weights_nj = (1 + kappa) int (sin / G)^(1 + kappa) (cos / G)^p L_j dl / (y / v at the end of the step),
 
     where the L_j are the Lagrange polynomials of the last values (see `lazysi.multistep`). All numbers are array
-    leaves: one compilation.
+    leaves: one compilation. The coefficients of a step depend on the whole grid, which a Diffrax solver does not see:
+    `sample(solver=...)` makes the table of them, and the term that holds it; with `diffrax.diffeqsolve` and a term of
+    your own it does not go together.
 
     Args:
         order: 1 freezes Q over the step, 2 and 3 extrapolate it.

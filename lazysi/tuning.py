@@ -8,7 +8,7 @@ import json
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, PRNGKeyArray
 
-from lazysi.checks import check_number, count, known
+from lazysi.checks import check_number, check_untraced, count
 from lazysi.fields import Field
 from lazysi.metrics import Features
 from lazysi.moments import isotropic
@@ -61,7 +61,8 @@ def tune(
             `sliced_wasserstein` with the `floor` that a fine-grid draw scores, `total_std` and `total_std_law`.
 
     Raises:
-        ValueError: if an argument is out of range, the batch is smaller than 8, or there are `features` for an ODE.
+        ValueError: if an argument is out of range or traced, the batch is smaller than 8, or there are `features` for
+            an ODE.
         RuntimeError: if the field returns NaN.
 
     Example:
@@ -78,8 +79,7 @@ def tune(
     if fine_steps < 4 * steps:
         raise ValueError(f"expected `fine_steps` of at least 4 times `steps`, {4 * steps}, got {fine_steps}")
     check_number("kappa", kappa, minimum=0)
-    if known(kappa) is None:
-        raise ValueError("expected `tune` outside of jit, with a known `kappa`")
+    check_untraced("tune", key=key, kappa=kappa)
     check_field(field, shape[0])
     progress = progress or (lambda fraction, message: None)
     relative = float(jnp.asarray(kappa))

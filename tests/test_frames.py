@@ -153,6 +153,7 @@ def test_linear_data_move_by_the_lazy_equation(x64):
         ([0.5, float("nan")], [1.0, 1.0], 2.0, "expected `weights` of at least 0 and of sum at most 1"),
         ([0.5, 0.5], [1.0, 0.0], 2.0, "expected `stds` above 0"),
         ([0.5, 0.5], [1.0, 1.0], 0.5, "expected `exponents` of at least 1, got 0.5"),
+        (0.5, 1.0, 2.0, r"expected `weights` and `stds` of shape \(components, \*event\), got single numbers"),
         ([0.5, 0.5], [1.0], 2.0, r"expected `weights` and `stds` of one shape, got \(2,\) and \(1,\)"),
     ],
 )

@@ -114,3 +114,5 @@ def test_bad_arguments():
             lz.measure_frame(field, KEY, **arguments)
     with pytest.raises(ValueError, match="expected a field that returns finite predictions"):
         lz.measure_frame(lz.data_field(lambda t, x: x * jnp.nan, lz.linear()), KEY, samples)
+    with pytest.raises(ValueError, match="expected `measure_frame` outside of jit, with a known `samples`"):
+        jax.jit(lambda x: lz.measure_frame(field, KEY, x).weights)(samples)

@@ -586,6 +586,11 @@ ERRORS = {
     "NaN in the grid": ({"grid": np.array([0, 0.2, np.nan, 0.6, np.pi / 2])}, "`grid` of increasing angles"),
     "late grid": ({"grid": EVEN + 0.1}, "from 0 to pi/2, got 0.1"),
     "short grid": ({"grid": EVEN / 2}, "from 0 to pi/2, got 0.0 to 0.78"),
+    "grid name": ({"grid": "karras"}, "angles or a function of `steps` as `grid`, .* got 'karras'"),
+    "frame of LazyFrame": (
+        {"frame": lz.LazyFrame(jnp.asarray(0.0), lz.isotropic())},
+        "a Frame as `frame`, for `gaussian_frame` or `moments=`, got LazyFrame",
+    ),
     "grid length": ({"grid": EVEN[:-1]}, r"steps \+ 1 = 5 angles, got shape \(4,\)"),
     "grid function": ({"grid": lambda steps: EVEN[:-1]}, r"steps \+ 1 = 5 angles, got shape \(4,\)"),
     "moments": ({"moments": lz.diagonal(jnp.zeros(3), jnp.ones(3))}, r"`mean` of shape \(\) or \(2,\), got \(3,\)"),

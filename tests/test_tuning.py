@@ -357,3 +357,5 @@ def test_a_field_that_fails_is_named():
 def test_tuning_under_jit_is_refused():
     with pytest.raises(ValueError, match="expected `tune` outside of jit"):
         jax.jit(lambda kappa: lz.tune(KEY, FIELDS["modes"](), (16, 2), 2, kappa=kappa, fine_steps=8).kappa)(0.0)
+    with pytest.raises(ValueError, match="expected `tune` outside of jit, with a known `key`"):
+        jax.jit(lambda key: lz.tune(key, FIELDS["modes"](), (16, 2), 2, fine_steps=8).kappa)(KEY)

@@ -139,11 +139,19 @@ class PretrainedClassifier(NamedTuple):
         return self.header["test_accuracy"]
 
     def features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
-        """Penultimate layer, for images in [-1, 1]: a feature function for `lazysi.metrics`."""
+        """Penultimate layer, for images in [-1, 1]: a feature function for `lazysi.metrics`.
+
+        Raises:
+            ValueError: if the images do not have the network's shape.
+        """
         return _forward(self.config, self.parameters, images)[0]
 
     def logits(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
-        """Log-probabilities of the classes up to a constant, for images in [-1, 1]."""
+        """Log-probabilities of the classes up to a constant of each image, for images in [-1, 1].
+
+        Raises:
+            ValueError: if the images do not have the network's shape.
+        """
         return _forward(self.config, self.parameters, images)[1]
 
 
@@ -152,6 +160,9 @@ def load_classifier(source: str | Path) -> PretrainedClassifier:
 
     Args:
         source: "fashion-mnist", or the path of a safetensors file.
+
+    Returns:
+        the classifier: sizes, weights, names of the classes and the rest of the file's header.
 
     Raises:
         ValueError: if the name is unknown or the file is truncated, foreign or does not fit its own configuration.

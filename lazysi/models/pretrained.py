@@ -152,6 +152,9 @@ class PretrainedModel(NamedTuple):
             kappa: relative diffusion.
             guidance: of the field; None or 1 is none.
 
+        Returns:
+            the plan, for `sample(plan=...)`; its `about` says how it was found.
+
         Raises:
             ValueError: if there is no such plan, naming those that there are.
         """
