@@ -10,6 +10,7 @@ from _samplers import others
 __all__ = ["COLUMNS", "SOLVER", "Row", "best_rows", "by_energy", "draw", "ratios"]
 
 FAMILY, SOLVER = "SDE-DPM-Solver++", "SDE-DPM-Solver++(2M)"
+FLOORS = {"sliced_floor": "floor of the sliced W2", "frechet_floor": "floor of the Frechet distance"}
 
 
 class Row(NamedTuple):
@@ -107,7 +108,7 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
                 errors = [ratio_error(by_excess(mine[n]), by_excess(theirs[n])) for n in budgets]
                 table.append([*head, label, "standard error of the sliced W2 excess", *errors])
             table.append([*head, "the law", "total variance", *(least(mine[n], "variance_ratio") for n in budgets)])
-            for measure, name in (("sliced_floor", "floor of the sliced W2"), ("frechet_floor", "floor of the Frechet")):
+            for measure, name in FLOORS.items():
                 table.append([*head, "the law", name, *(least(mine[n], measure) for n in budgets)])
             table.append([*head, "the law", "samples", *(most_samples(mine[n]) or float("nan") for n in budgets)])
         nearest = {n: by_excess([r for r in beside["default"][n] if SOLVER in r.sampler])[:1] for n in budgets}
