@@ -28,7 +28,7 @@ from _report import RESULTS, replace_rows, report  # noqa: E402
 from _samplers import CACHE  # noqa: E402
 
 import lazysi as lz  # noqa: E402
-from lazysi.defaults import DENOISED_ODE, by_entries  # noqa: E402
+from lazysi.defaults import DENOISED_ODE, by_entries, denoised_ode  # noqa: E402
 from lazysi.multistep import time_variable  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24)
@@ -76,7 +76,7 @@ def neighbours(steps: int, entries: int) -> Iterator[tuple[str, float, float, di
     of_size, share = by_entries(entries)
     for (name, options), shift, power in itertools.product(methods(steps <= DENOISED_ODE).items(), SHIFTS, POWERS):
         grid = lz.grids.power_time(steps, shift * of_size, end=1 + (power - 1) * share)
-        yield name, shift, power, options | {"grid": grid, "denoise": steps <= DENOISED_ODE}
+        yield name, shift, power, options | {"grid": grid, "denoise": denoised_ode(steps, entries)}
 
 
 def ratio(squares: np.ndarray, of_default: np.ndarray) -> tuple[float, float]:
@@ -101,7 +101,7 @@ def measure(name: str, steps: int, count: int, *, keep: bool) -> list[Row]:
         Row(name, steps, method, shift, power, *ratio(squares(**options), of_default))
         for method, shift, power, options in neighbours(steps, math.prod(problem.event))
     ]
-    other_end = ratio(squares(denoise=steps > DENOISED_ODE), of_default)
+    other_end = ratio(squares(denoise=not denoised_ode(steps, math.prod(problem.event))), of_default)
     rows.append(Row(name, steps, OTHER_END, float("nan"), float("nan"), *other_end))
     return sorted(rows, key=lambda row: np.nan_to_num(row.ratio, nan=np.inf))
 

@@ -8,10 +8,11 @@
 | 4 | as above | order 2: point frame in linear time, corrector; the first step keeps its noise |
 | 5 to 7 | order 2: lazy frame in the angle, corrector | as above, without that |
 | 8 to 9 | a line, with the corrector of order 3 | as above |
-| 10 to 23 | as above, frozen step last | as above |
+| 10 to 23 | as above, for 256 entries and more frozen step last | as above |
 | more | order 3, frozen step last | as above |
 
-All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps return the data prediction in the last step.
+All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps, up to 23 for samples of fewer than 256
+entries, return the data prediction in the last step.
 For samples of fewer than 256 entries the SDE is order 2 in the point frame from 3 steps on, in the angle. In up to 9
 steps in that frame, for larger samples up to 4, the first one keeps all of its noise, as in the lazy frame, and is not
 corrected.
@@ -43,7 +44,7 @@ from lazysi.moments import Moments
 from lazysi.multistep import Table, angle_variable, time_variable
 from lazysi.solvers import Multistep
 
-__all__ = ["Method", "by_entries", "default_method", "fine_options"]
+__all__ = ["Method", "by_entries", "default_method", "denoised_ode", "fine_options"]
 
 PLAIN, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
@@ -52,7 +53,7 @@ ODE_SHIFT = 1.3
 # most steps of the SDE in the lazy frame for samples of many entries; with a least shift and, for these, a first step
 # that keeps its noise; with the whole growth of the shift and, for samples of few entries, such a first step
 LAZY_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
-ANGLE_ENTRIES = 255  # most entries of samples whose SDE stays in the angle in more steps
+ANGLE_ENTRIES = 255  # most entries of small samples, whose SDE stays in the angle in more steps
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy frame, of samples of many and few entries
@@ -170,8 +171,13 @@ def _ode(steps: int, entries: int) -> _Choice:
         curvature=float(steps > LINE_ODE),
         in_time=flat,
         flat=flat,
-        denoise=steps <= DENOISED_ODE,
+        denoise=denoised_ode(steps, entries),
     )
+
+
+def denoised_ode(steps: int, entries: int) -> bool:
+    """Whether the last step of the ODE's default, from 2 steps on, is the data prediction."""
+    return steps <= (LINE_ODE if entries <= ANGLE_ENTRIES else DENOISED_ODE)
 
 
 def _ode_power(steps: int, entries: int) -> float:

@@ -78,9 +78,10 @@ def sample(
             `kappa` than its own are refused, but for 16 and 0, which count as not given.
         dtype: float32 or float64 of the states; by default JAX's float.
         denoise: whether the last step in a frame returns the data prediction (True) or goes on (False). By default it
-            does for kappa > 0 and for an ODE in 2 to 9 steps, but never with `moments`, in one step (there the frozen
-            step is the right law) or for an ODE with `brownian_tolerance`. With a `solver` of yours it does for
-            kappa > 0 alone, with a `frame` if it is open, as the point frame is.
+            does for kappa > 0 and for an ODE in 2 to 9 steps (2 to 23 for samples of fewer than 256 entries), but never
+            with `moments`, in one step (there the frozen step is the right law) or for an ODE with
+            `brownian_tolerance`. With a `solver` of yours it does for kappa > 0 alone, with a `frame` if it is open, as
+            the point frame is.
         stepsize_controller: for an adaptive solve, for instance `diffrax.PIDController`; steps then only set the first
             and last legs under a schedule.
         brownian_tolerance: a number gives every sample one Brownian path, resolved to this time and independent of the

@@ -406,14 +406,16 @@ def test_extrapolation_in_log_snr_in_float32_follows_float64(steps):
 @pytest.mark.parametrize(
     ("steps", "order", "curvature", "corrector", "end"),
     [(2, 2, 0, 0, 1.0), (3, 2, 0, 0.25, 1.0), (4, 2, 0, 0.25, 1.0), (5, 2, 0, 1, 1.25), (7, 2, 0, 1, 1.25)]
-    + [(8, 3, 0, 1, 1.5), (24, 3, 1, 1, 1.5)],
+    + [(8, 3, 0, 1, 1.5), (9, 3, 0, 1, 1.5), (10, 3, 0, 1, 1.5), (23, 3, 0, 1, 1.5), (24, 3, 1, 1, 1.5)],
 )
 def test_default_of_the_ode(steps, order, curvature, corrector, end):
-    """Order, curvature, correction and grid by the number of steps; the power above 1 by the number of entries."""
+    """Order, curvature, correction and grid by the number of steps; the power above 1 and the last step by the number
+    of entries, too."""
     of = lambda entries, moments=None: default_method(steps, jnp.zeros(()), moments, entries, one_path=False)  # noqa: E731
     image = of(784)
     assert (int(image.solver.accuracy), float(image.solver.rule.curvature)) == (order, curvature)
     assert (float(image.solver.rule.corrector), bool(image.in_time)) == (corrector, steps in {3, 4})
+    assert (bool(of(255).denoise), bool(of(256).denoise)) == (steps <= 23, steps <= 9)
     frame = lz.flat_frame() if steps in {3, 4} else lz.gaussian_frame()
     np.testing.assert_array_equal(image.frame.stds, frame.stds)
     np.testing.assert_allclose([image.shift, image.end], [1.3, end], rtol=1e-6)
