@@ -111,7 +111,7 @@ def ratios(rows: list[Row], budgets: list[int]) -> list[list[object]]:
             for measure, name in FLOORS.items():
                 table.append([*head, "the law", name, *(least(mine[n], measure) for n in budgets)])
             table.append([*head, "the law", "samples", *(most_samples(mine[n]) or float("nan") for n in budgets)])
-        nearest = {n: by_excess([r for r in beside["default"][n] if SOLVER in r.sampler])[:1] for n in budgets}
+        nearest = {n: by_excess(baselines(beside["default"][n], SOLVER))[:1] for n in budgets}
         spreads = [least(nearest[n], "variance_ratio") for n in budgets]
         table.append([field, f"{kappa:g}", SOLVER, "the law", "total variance", *spreads])
     return table

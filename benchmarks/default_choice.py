@@ -96,12 +96,12 @@ def measure(name: str, steps: int, count: int, *, keep: bool) -> list[Row]:
         samples = lz.sample(key, field, shape, steps=steps, dtype=problem.dtype, chunk_size=problem.chunk, **options)
         return np.mean((np.asarray(samples) - end).reshape(count, -1) ** 2, axis=1)
 
-    of_default = squares()
+    of_default, entries = squares(), math.prod(problem.event)
     rows = [
         Row(name, steps, method, shift, power, *ratio(squares(**options), of_default))
-        for method, shift, power, options in neighbours(steps, math.prod(problem.event))
+        for method, shift, power, options in neighbours(steps, entries)
     ]
-    other_end = ratio(squares(denoise=not denoised_ode(steps, math.prod(problem.event))), of_default)
+    other_end = ratio(squares(denoise=not denoised_ode(steps, entries)), of_default)
     rows.append(Row(name, steps, OTHER_END, float("nan"), float("nan"), *other_end))
     return sorted(rows, key=lambda row: np.nan_to_num(row.ratio, nan=np.inf))
 
