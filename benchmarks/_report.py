@@ -93,11 +93,11 @@ def least(rows: Iterable[Any], measure: str) -> float:
     return float(np.fmin.reduce([getattr(row, measure) for row in rows], initial=np.nan))
 
 
-def panels(number: int) -> tuple[Any, np.ndarray]:
-    """A figure of so many panels, three in a row, and its axes as a matrix."""
+def panels(number: int, most: int = 3) -> tuple[Any, np.ndarray]:
+    """A figure of so many panels, at most three in a row or so many, and its axes as a matrix."""
     from matplotlib.figure import Figure
 
-    columns = min(number, 3)
+    columns = min(number, most)
     rows = -(-number // columns)
     figure = Figure(figsize=(4 * columns, 3.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

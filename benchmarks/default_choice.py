@@ -23,7 +23,7 @@ import jax
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 import numpy as np  # noqa: E402
-from _fields import PROBLEMS, reference, start_noise  # noqa: E402
+from _fields import CHOSEN_ON, PROBLEMS, reference, start_noise  # noqa: E402
 from _report import RESULTS, replace_rows, report  # noqa: E402
 from _samplers import CACHE  # noqa: E402
 
@@ -108,12 +108,12 @@ def measure(name: str, steps: int, count: int, *, keep: bool) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--fields", nargs="+", default=CHOSEN_ON, choices=CHOSEN_ON)
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
     cases = [(name, n) for name in arguments.fields for n in arguments.evaluations]
-    counts = {name: COUNTS.get(name, COUNT) for name in PROBLEMS}
+    counts = {name: COUNTS.get(name, COUNT) for name in CHOSEN_ON}
     if arguments.smoke:
         cases, counts = [("mixture", 4)], {"mixture": 16}
     file = None if arguments.smoke else FILE

@@ -25,7 +25,7 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from _fields import PROBLEMS  # noqa: E402
+from _fields import CHOSEN_ON  # noqa: E402
 from _report import RESULTS, replace_rows, report  # noqa: E402
 from _samplers import CACHE, RESTATED_SDE, Case  # noqa: E402
 from jaxtyping import Array  # noqa: E402
@@ -118,13 +118,13 @@ def measure(name: str, steps: int, kappa: float, count: int, fine: int, *, keep:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--fields", nargs="+", default=CHOSEN_ON, choices=CHOSEN_ON)
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
     parser.add_argument("--kappa", type=float, nargs="+", default=[1.0])
     parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
     arguments = parser.parse_args()
     cases = list(itertools.product(arguments.fields, arguments.evaluations, arguments.kappa))
-    counts, fine = {name: COUNTS.get(name, COUNT) for name in PROBLEMS}, FINE
+    counts, fine = {name: COUNTS.get(name, COUNT) for name in CHOSEN_ON}, FINE
     if arguments.smoke:
         cases, counts, fine = [("mixture", 4, 1.0)], {"mixture": 16}, 16
     file = None if arguments.smoke else FILE

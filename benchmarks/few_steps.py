@@ -36,8 +36,8 @@ from _report import RESULTS, append_rows, label_axes, most_samples, panels, read
 from _samplers import ADAPTIVE, CACHE, UNTUNED, Case, Sampler, comparison_parser, others  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50)
-COUNTS = {"mixture": 1024, "digits density": 2048, "digits": 256, "digits, guidance 2": 256}
-COUNT = 128  # of the larger network
+COUNTS = {"mixture": 1024, "digits density": 2048, "fashion-mnist": 128, "fashion-mnist, guidance 2": 128}
+COUNT = 256  # of the smaller networks
 SEED = 1  # of the noise to compare on
 # rounds in which grids are chosen: first samples that they run on, and how many are kept, in the end those for all
 # samples; in the density of the digits a single sample that ends at another digit counts as much as all others

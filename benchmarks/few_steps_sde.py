@@ -62,8 +62,8 @@ EVALUATIONS, KAPPAS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 50), (1.0, 0.25, 2.0)
 # samples, where they cost little so many that the chance in them is less than what tells samplers apart from 6 steps on
 COUNTS = {"mixture": 20_000, "digits density": 20_000}
 COUNT, KEPT = 5000, 2  # of the others; grids of a sampler that are kept
-# samples on which grids are tried, elsewhere 1000
-SCREEN = {"fashion-mnist": 120, "fashion-mnist, guidance 2": 120, "digits": 250, "digits, guidance 2": 250}
+# samples on which grids are tried, of the smaller networks 250
+SCREEN = {"fashion-mnist": 120, "fashion-mnist, guidance 2": 120, "mixture": 1000, "digits density": 1000}
 LAW_SEEDS, SCREEN_SEED, SEED = (10, 11), 7, 20
 FINALISTS = {SOLVER: 3, EULER: 1, "others": 1}  # runs with all samples of these baselines, the nearest ones
 MOST_OF_ENERGY = 1000  # samples with which an energy distance is taken, that of all pairs: those that choose grids
@@ -175,7 +175,7 @@ def measure(
     cache = None if file is None else CACHE
     for name in names:
         for kappa in kappas:
-            screen = min(SCREEN.get(name, 1000), counts[name] // 5)
+            screen = min(SCREEN.get(name, 250), counts[name] // 5)
             numbers = ((screen, SCREEN_SEED), (counts[name], SEED))
             few, all_of_them = (
                 Case(name, number, kappa=kappa, seed=seed, trials=trials, cache=cache) for number, seed in numbers
