@@ -2,11 +2,12 @@
 
     python benchmarks/_photographs.py photographs.npz     # 32,864 squares of 12 x 12 pixels, one class per photograph
     lazysi train --data photographs.npz --out photographs --patch-size 3 --width 72 --depth 4 --heads 4 --steps 6000 \\
-        --batch-size 64 --save-every 1000
+        --batch-size 64 --save-every 500        # a quarter of an hour on two cores busy with other work
     cp photographs/model.safetensors benchmarks/networks/photographs.safetensors
 
-Neither the defaults nor how plans are tuned was chosen with this network among the fields: it was trained when both
-were there. The photographs are under CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
+416,043 parameters, held-out loss 0.153. Neither the defaults nor how plans are tuned was chosen with this network among
+the fields: it was trained when both were there. The photographs are under CC BY 2.0: china.jpg by danielbuechele,
+flower.jpg by vultilion.
 """
 
 import sys
