@@ -251,7 +251,7 @@ class Case:
         return f"{self.trials} trials" + (", in features" if self.in_features else "")
 
     def fitted_to(self, n: int) -> int:
-        """Samples that plans of n evaluations are fitted to here, more than `lazysi tune` takes where they cost little."""
+        """Samples that plans of n evaluations are fitted to, more than `lazysi tune` takes where they cost little."""
         noisy, exact = self.kappa > 0, self.problem.dtype == np.float64
         first, number = LAW_NUMBER.get(self.problem.name, (math.inf, 0))
         if noisy and n >= first:
