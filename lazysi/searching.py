@@ -10,11 +10,12 @@ from lazysi.fields import Field
 from lazysi.grids import power_time
 from lazysi.multistep import Table
 
-__all__ = ["Candidate", "Progress", "Task", "grid_of_parameters", "is_ahead", "rank", "search"]
+__all__ = ["DRAWS", "Candidate", "Progress", "Task", "grid_of_parameters", "is_ahead", "rank", "search"]
 
 # Standard errors by which a candidate has to be ahead of the default to be the plan: the best of some eight is ahead by
 # one of them by chance alone more often than not.
 AHEAD = 2
+DRAWS = 4  # at most so many tell the best of all from the default: few samples see nothing below their standard error
 
 Progress = Callable[[float, str], None]  # fraction done, a word on the best so far
 

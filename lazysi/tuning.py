@@ -54,9 +54,10 @@ def tune(
 
     Returns:
         the plan with the least error on the held-out half, for the SDE on a held-out draw, if it is ahead of the
-            default method there (for the SDE on up to three further draws, too, where one does not tell) by two
-            standard errors, and else the default method. `plan.about` is JSON text of what was measured: for the ODE
-            `rms` on that half; for the SDE, on a further draw that decided nothing,
+            default method by two standard errors, there or, where that does not tell, together with up to three further
+            draws; and else, for the ODE, the best of those that are ahead of it there, or the default method.
+            `plan.about` is JSON text of what was measured: for the ODE `rms` on the noise that decided; for the SDE, on
+            a further draw that decided nothing,
             `energy_distance` (0 on average for the right law; with `features`, in samples and these),
             `sliced_wasserstein` with the `floor` that a fine-grid draw scores, `total_std` and `total_std_law`.
 

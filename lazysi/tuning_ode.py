@@ -10,13 +10,14 @@ takes part too.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from lazysi.defaults import Method, default_method, fine_options
 from lazysi.fields import select
@@ -27,7 +28,7 @@ from lazysi.multistep import HISTORY, Table, log_variable
 from lazysi.plans import Plan
 from lazysi.refining import RIDGE, affordable_rounds, asking, combine, quantity, refine, rows_of, takes, with_rows
 from lazysi.sampling import sample, sample_path
-from lazysi.searching import Candidate, Task, grid_of_parameters, is_ahead, rank, search
+from lazysi.searching import DRAWS, Candidate, Task, grid_of_parameters, is_ahead, rank, search
 from lazysi.solvers import Multistep
 from lazysi.solving import NAN_MESSAGE
 
@@ -52,7 +53,7 @@ def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
     Raises:
         ValueError: if the fine-grid solution is not finite.
     """
-    key, field, shape, steps, kappa, trials, _, progress = task
+    _, _, shape, steps, kappa, trials, _, progress = task
     default = default_method(steps, jnp.asarray(kappa, float), None, math.prod(shape[1:]), one_path=False)
     second_order = Multistep(2, variable=log_variable, midpoint=True)  # DPM-Solver++(2M)
     dpm_solver = default._replace(frame=point_frame(), solver=second_order, denoise=jnp.asarray(True))
@@ -76,8 +77,7 @@ def fit_ode(task: Task) -> tuple[Table, dict[str, float]]:
     # the first of the refined is the best so far
     tables = [path.tables[0](default.grid(steps)), *(refined or [best.table])]
     plans = [Plan(table, isotropic(), jnp.asarray(kappa, float)) for table in tables]
-    draw = lambda plan: np.asarray(sample(key, field, shape, plan=plan))  # noqa: E731
-    number, error = _nearest_plan(plans, draw, path.end, path.half)
+    number, error = _nearest_plan(plans, _held_out(task, path))
     progress(1.0, f"RMS {error:.4f}")
     return tables[number], {"rms": error}
 
@@ -162,27 +162,62 @@ def _move_angles(
     return best
 
 
-def _nearest_plan(
-    plans: list[Plan], draw: Callable[[Plan], np.ndarray], end: np.ndarray, half: int
-) -> tuple[int, float]:
-    """The plan nearest to the end points of the second half, and its RMS; the first if none `is_ahead` of it, because a
-    few samples between two outcomes can decide: in mean square, or, where those few are most of the error of both and
-    of its standard error, in the mean of its logarithm. One that fails there is left."""
-    squares = []
-    for number, plan in enumerate(plans):
-        try:
-            gap = (draw(plan)[half:] - end[half:]).astype(float)
-        except RuntimeError as error:
-            if number == 0 or NAN_MESSAGE not in str(error):
-                raise
-            gap = np.full_like(end[half:], np.nan, float)
-        squares.append(np.mean(gap.reshape(len(gap), -1) ** 2, axis=1))
-    number = min(range(len(plans)), key=lambda i: rank(squares[i].mean()))
-    logs = [np.log(np.maximum(squares[i], np.finfo(float).tiny)) for i in (0, number)]
-    gains = squares[0] - squares[number], logs[0] - logs[1]
-    if not any(is_ahead(np.mean(gain), float(np.std(gain, ddof=1)) / math.sqrt(len(gain))) for gain in gains):
-        number = 0
+class _HeldOut(NamedTuple):
+    """Noise that nothing was fitted to: what a plan makes of it, and the end points of the fine-grid solution."""
+
+    draw: Callable[[Plan], np.ndarray]
+    end: np.ndarray
+
+
+def _held_out(task: Task, path: _FinePath) -> Iterator[_HeldOut]:
+    """The second half of the path's samples, then whole batches of further noise."""
+
+    def of(key: PRNGKeyArray, **options: Any) -> np.ndarray:
+        return np.asarray(sample(key, task.field, task.shape, **options))
+
+    yield _HeldOut(lambda plan: of(task.key, plan=plan)[path.half :], path.end[path.half :])
+    for number in range(1, DRAWS):
+        further = jax.random.fold_in(task.key, number)
+        end = of(further, **fine_options(task.fine_steps))
+        yield _HeldOut(lambda plan, further=further: of(further, plan=plan), end)
+
+
+def _nearest_plan(plans: list[Plan], held_out: Iterable[_HeldOut]) -> tuple[int, float]:
+    """The plan nearest to the end points of held-out noise, and its RMS; the first if none `_is_nearer` than it.
+
+    As much of the noise is taken as it needs to see that the nearest of all is nearer than the first one, or is the
+    first one. Where all of it does not tell, the nearest of those that are seen to be nearer.
+    """
+    squares, ahead = [np.zeros(0) for _ in plans], []
+    for part in held_out:
+        squares = [np.append(known, _squares(part, plans, i)) for i, known in enumerate(squares)]
+        order = sorted(range(len(plans)), key=lambda i: rank(squares[i].mean()))
+        ahead = [i for i in order[: order.index(0)] if _is_nearer(squares[i], squares[0])]
+        if order[0] in (0, *ahead):
+            break
+    number = ahead[0] if ahead else 0
     return number, math.sqrt(np.mean(squares[number]))
+
+
+def _squares(held_out: _HeldOut, plans: list[Plan], number: int) -> np.ndarray:
+    """Mean squared distance of every sample of a plan to its end point; NaN of one that fails there, which is left, but
+    of the first."""
+    try:
+        gap = (held_out.draw(plans[number]) - held_out.end).astype(float)
+    except RuntimeError as error:
+        if number == 0 or NAN_MESSAGE not in str(error):
+            raise
+        gap = np.full_like(held_out.end, np.nan, float)
+    return np.mean(gap.reshape(len(gap), -1) ** 2, axis=1)
+
+
+def _is_nearer(squares: np.ndarray, others: np.ndarray) -> bool:
+    """Whether these squared distances are ahead (`is_ahead`) of those others, of the same samples, because a few
+    samples between two outcomes can decide: in mean square, or, where those few are most of the error of both and of
+    its standard error, in the mean of its logarithm."""
+    logs = [np.log(np.maximum(values, np.finfo(float).tiny)) for values in (squares, others)]
+    gains = others - squares, logs[1] - logs[0]
+    return any(is_ahead(float(np.mean(gain)), float(np.std(gain, ddof=1)) / math.sqrt(len(gain))) for gain in gains)
 
 
 def _method_table(method: Method) -> Callable[[Array], Table]:

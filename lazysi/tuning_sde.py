@@ -26,14 +26,13 @@ from lazysi.moments import isotropic
 from lazysi.multistep import Table, angle_variable, log_variable, time_variable
 from lazysi.refining import affordable_rounds, refine_law
 from lazysi.sampling import sample
-from lazysi.searching import Candidate, Task, grid_of_parameters, is_ahead, rank, search
+from lazysi.searching import DRAWS, Candidate, Task, grid_of_parameters, is_ahead, rank, search
 from lazysi.solvers import Multistep
 from lazysi.views import View, beside, scaled, see, see_law
 
 __all__ = ["fit_sde"]
 
 FINALISTS = 5  # of the search, and the default
-DRAWS = 4  # at most so many tell the best of all from the default: few samples see nothing below their standard error
 
 _distance, _difference = eqx.filter_jit(energy_distance), eqx.filter_jit(energy_difference)
 

@@ -15,7 +15,7 @@ from lazysi.common_noise import default_table
 from lazysi.multistep import log_variable
 from lazysi.refining import refine_law
 from lazysi.searching import grid_of_parameters
-from lazysi.tuning_ode import _nearest_plan, _regress
+from lazysi.tuning_ode import _HeldOut, _nearest_plan, _regress
 from lazysi.tuning_sde import _sde_start, _sde_table
 
 KEY, FRESH = jax.random.key(1), jax.random.key(9)
@@ -248,8 +248,8 @@ def test_the_best_of_several_has_to_be_two_standard_errors_ahead_of_the_default(
 
     spread = np.random.RandomState(0).normal(size=16)
     gains = ahead + 4 * (spread - spread.mean()) / spread.std(ddof=1)  # the mean of 16 has standard error 1
-    ends = [np.sqrt(np.concatenate([np.ones(16), 100 - gain]))[:, None] for gain in (0 * gains, gains)]
-    assert _nearest_plan([0, 1], lambda plan: ends[plan], np.zeros((32, 1)), 16)[0] == int(taken)
+    ends = [np.sqrt(100 - gain)[:, None] for gain in (0 * gains, gains)]
+    assert _nearest_plan([0, 1], [_HeldOut(lambda plan: ends[plan], np.zeros((16, 1)))])[0] == int(taken)
 
 
 @pytest.mark.parametrize(("usual", "rare", "taken"), [(0.5, 0.9, True), (0.5, 1.1, False), (0.99, 0.9, False)])
@@ -258,7 +258,27 @@ def test_a_few_samples_that_are_most_of_the_error_do_not_decide_alone(usual, rar
     gaps = np.where(np.arange(32) % 16 == 3, 100.0, 1.0)
     scales = np.where(gaps > 1, rare, usual * np.exp(0.3 * np.random.RandomState(1).normal(size=32)))
     ends = [gaps[:, None], (scales * gaps)[:, None]]
-    assert _nearest_plan([0, 1], lambda plan: ends[plan], np.zeros((32, 1)), 0)[0] == int(taken)
+    assert _nearest_plan([0, 1], [_HeldOut(lambda plan: ends[plan], np.zeros((32, 1)))])[0] == int(taken)
+
+
+@pytest.mark.parametrize(("least", "draws", "taken", "asked"), [(0.6, 1, 2, 1), (0.6, 4, 1, 3), (1.1, 4, 2, 1)])
+def test_where_the_nearest_of_all_does_not_tell_more_noise_does_or_the_next_is_taken(least, draws, taken, asked):
+    """Of 32 end points two are far. The first candidate is nearer in those alone, which one draw does not see and more
+    do; the second in the others, and a little in those."""
+    far = np.arange(32) % 16 == 3
+    gaps = np.where(far, 20.0 + np.arange(32), 1.0)
+    ends = [gaps, np.where(far, least, 1.01) * gaps, np.where(far, 0.95, 0.5) * gaps]
+    drawn = []
+
+    def held_out():
+        for _ in range(draws):
+            drawn.append(None)
+            yield _HeldOut(lambda plan: ends[plan][:, None], np.zeros((32, 1)))
+
+    number, error = _nearest_plan([0, 1, 2], held_out())
+    assert number == taken
+    assert error == pytest.approx(np.sqrt(np.mean(ends[taken] ** 2)))
+    assert len(drawn) == asked
 
 
 def test_only_nan_puts_a_plan_last():
@@ -272,9 +292,12 @@ def test_only_nan_puts_a_plan_last():
 
         return of
 
-    assert _nearest_plan([0, 1], draw("the field returned NaN at step 1 of 2"), np.zeros((8, 1)), 4) == (0, 1.0)
+    def nearest(message):
+        return _nearest_plan([0, 1], [_HeldOut(draw(message), np.zeros((8, 1)))])
+
+    assert nearest("the field returned NaN at step 1 of 2") == (0, 1.0)
     with pytest.raises(RuntimeError, match="out of memory"):
-        _nearest_plan([0, 1], draw("out of memory"), np.zeros((8, 1)), 4)
+        nearest("out of memory")
 
 
 @pytest.mark.parametrize("failing", [1, 3])
