@@ -13,7 +13,6 @@ import argparse
 import functools
 import hashlib
 import importlib.util
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -54,8 +53,7 @@ CACHE = Path(__file__).parent / "results" / ".cache"  # of what takes long and c
 TUNED = (3, 4, 6, 8, 12, 16)  # evaluations with a plan
 TRIALS, TUNE_SEED = 60, 0  # of plans
 CHEAP_NUMBER, CHEAP_SIZE = 1024, 64  # samples where they cost little: exact fields, and SDEs of so small an event
-# of the SDE, where more can be told apart in minutes: from so many evaluations on, where samples are near the law
-LAW_NUMBER = {"mixture": (2, 4096), "digits density": (2, 4096), "digits": (6, 4096), "digits, guidance 2": (6, 4096)}
+LAW_NUMBER = {"mixture": 4096, "digits density": 4096}  # of the SDE, where more can be told apart in minutes
 LAW_STEPS = 200  # of the fine grid
 BUNDLED = {"fashion-mnist": None, "fashion-mnist, guidance 2": 2.0}  # fields of the bundled plans, with their guidance
 UNTUNED = "shift 1"  # the grid of those who choose none: equal steps of time
@@ -250,12 +248,12 @@ class Case:
         """How plans that are fitted here are, in a word."""
         return f"{self.trials} trials" + (", in features" if self.in_features else "")
 
-    def fitted_to(self, n: int) -> int:
-        """Samples that plans of n evaluations are fitted to, more than `lazysi tune` takes where they cost little."""
+    @property
+    def fitted_to(self) -> int:
+        """Samples that plans are fitted to here, more than `lazysi tune` takes where they cost little."""
         noisy, exact = self.kappa > 0, self.problem.dtype == np.float64
-        first, number = LAW_NUMBER.get(self.problem.name, (math.inf, 0))
-        if noisy and n >= first:
-            return number
+        if noisy and self.problem.name in LAW_NUMBER:
+            return LAW_NUMBER[self.problem.name]
         if exact or (noisy and np.prod(self.problem.event) <= CHEAP_SIZE):
             return CHEAP_NUMBER
         return SDE_NUMBER if noisy else ODE_NUMBER
@@ -275,7 +273,7 @@ class Case:
         plan = self.bundled_plan(n)
         if plan is not None:
             return plan
-        number = self.fitted_to(n)
+        number = self.fitted_to
         name = f"plan, {self.problem.name}, {n} steps, kappa {self.kappa:g}, {number} samples"
         name += f", {self.fitting}, {_tuner()}"
         features = lz.load_classifier("fashion-mnist").features if self.in_features else None
