@@ -5,9 +5,9 @@
         --batch-size 64 --save-every 500        # a quarter of an hour on two cores busy with other work
     cp photographs/model.safetensors benchmarks/networks/photographs.safetensors
 
-416,043 parameters, held-out loss 0.153. The defaults were not chosen with this network among the fields, nor was how plans
-are tuned, but for the further noise that `tune` asks for where few samples decide: it was trained when both were there.
-The photographs are under CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
+416,043 parameters, held-out loss 0.153. The defaults were not chosen with this network among the fields, nor was how
+plans are tuned, but for the further noise that `tune` asks for where few samples decide: it was trained when both were
+there. The photographs are under CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
 """
 
 import sys
