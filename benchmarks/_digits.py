@@ -26,11 +26,11 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     return np.round(digits.images[..., None] * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
 
 
-def main() -> None:
-    images, labels = load_digits()
+def write(images: np.ndarray, labels: np.ndarray) -> None:
+    """Write images and labels to the file that the command line names, for `lazysi train`."""
     np.savez_compressed(sys.argv[1], images=images, labels=labels)
     print(f"{len(images)} images of shape {images.shape[1:]} written to {sys.argv[1]}")
 
 
 if __name__ == "__main__":
-    main()
+    write(*load_digits())

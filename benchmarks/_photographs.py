@@ -10,10 +10,10 @@ plans are tuned, but for the further noise that `tune` asks for where few sample
 there. The photographs are under CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
+from _digits import write
 
 NETWORK = Path(__file__).parent / "networks" / "photographs.safetensors"
 SIDE, STRIDE = 12, 4  # of the squares, and from one to the next, in pixels
@@ -30,11 +30,5 @@ def load_photographs() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(squares), np.repeat(np.arange(len(squares)), [len(part) for part in squares])
 
 
-def main() -> None:
-    images, labels = load_photographs()
-    np.savez_compressed(sys.argv[1], images=images, labels=labels)
-    print(f"{len(images)} images of shape {images.shape[1:]} written to {sys.argv[1]}")
-
-
 if __name__ == "__main__":
-    main()
+    write(*load_photographs())

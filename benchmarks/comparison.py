@@ -11,15 +11,16 @@ excess over the floor of the SDE's sliced 2-Wasserstein and Frechet distances, k
 SDE only where the standard error of the sliced ratio is at most 0.5: near the floor ratios are chance.
 """
 
+import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import few_steps
 import few_steps_frechet
 import few_steps_sde
 import numpy as np
-from _report import RESULTS, label_axes, panels, read_rows, report
+from _report import RESULTS, label_axes, panels, report
 from _report_sde import SOLVER
-from _report_sde import ratios as ratios_of_laws
 from _samplers import comparison_parser
 
 EVALUATIONS = few_steps.EVALUATIONS
@@ -28,80 +29,71 @@ RATIOS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # that are labelled
 UNTUNED, BEST, FRECHET = "RMS, others untuned", "RMS, best grid of others", "Frechet distance"
 SLICED_LAW, FRECHET_LAW = "SDE, sliced W2 excess", "SDE, Frechet excess"
 MEASURES = (UNTUNED, BEST, FRECHET, SLICED_LAW, FRECHET_LAW)
+OF_RMS = {"untuned": UNTUNED, "best grid": BEST}
 OF_LAWS = {"sliced W2 excess": SLICED_LAW, "Frechet excess": FRECHET_LAW}
 ERROR = "standard error of the sliced W2 excess"
+Key = tuple[str, str, str]  # field, whose, measure
 
 
-def end_points(rows: list[few_steps.Row], budgets: list[int]) -> list[list[object]]:
-    """Lines of the RMS: field, whose, measure, ratios."""
-    measures = {"untuned": UNTUNED, "best grid": BEST}
-    lines = (line for line in few_steps.ratios(rows, budgets) if line[3] == "ratio")
-    return [[field, ours, measures[str(theirs)], *line] for field, ours, theirs, _, *line in lines]
+def kept(name: str, heads: int) -> dict[tuple[str, ...], dict[int, float]]:
+    """Ratios by number of evaluations that a script has written, by the first cells of their lines."""
+    with (RESULTS / name).open(newline="") as handle:
+        header, *lines = csv.reader(handle)
+    numbers = [int(cell) for cell in header[heads:]]
+    return {tuple(line[:heads]): dict(zip(numbers, map(float, line[heads:]), strict=True)) for line in lines}
 
 
-def laws(rows: list[few_steps_sde.Row], budgets: list[int]) -> list[list[object]]:
-    """Lines of the SDE, NaN where the ratio is chance."""
-    ratios = {tuple(head): np.asarray(line, float) for *head, line in map(_parted, ratios_of_laws(rows, budgets))}
-    table: list[list[object]] = []
-    for (field, kappa, ours, theirs, measure), line in ratios.items():
+def ratios() -> Iterator[tuple[Key, dict[int, float]]]:
+    """All that is compared, ratios of the SDE only where they are no chance."""
+    for (field, ours, theirs, figure), line in kept("few_steps_ratios.csv", 4).items():
+        if figure == "ratio":
+            yield (field, ours, OF_RMS[theirs]), line
+    for (field, ours), line in kept("few_steps_frechet_ratios.csv", 2).items():
+        yield (field, ours, FRECHET), line
+    laws = kept("few_steps_sde_ratios.csv", 5)
+    for (field, kappa, ours, theirs, measure), line in laws.items():
         if kappa == KAPPA and theirs == SOLVER and measure in OF_LAWS:
-            told = ratios[field, kappa, ours, theirs, ERROR] <= MOST_ERROR
-            table.append([field, ours, OF_LAWS[str(measure)], *np.where(told, line, np.nan).tolist()])
-    return table
+            errors = laws[field, kappa, ours, theirs, ERROR]
+            yield (field, ours, OF_LAWS[measure]), {n: line[n] for n in line if errors[n] <= MOST_ERROR}
 
 
-def _parted(line: list[object]) -> list[object]:
-    """Field, kappa, whose, over whose, measure, and the list of the numbers."""
-    return [*line[:5], line[5:]]
-
-
-def draw(table: list[list[object]], budgets: list[int], file: Path) -> None:
+def draw(table: dict[Key, list[float]], budgets: list[int], file: Path) -> None:
     """One panel per measure, above for the default, below for the plan, and a line per field."""
-    shown = [(measure, ours) for ours in ("default", "plan") for measure in MEASURES[ours == "plan" :]]
-    shown.insert(len(MEASURES), None)
-    figure, axes = panels(len(shown), len(MEASURES))
-    fields = list(dict.fromkeys(str(line[0]) for line in table))
-    for axis, panel in zip(axes.ravel(), shown, strict=True):
-        if panel is None:
-            axis.set_axis_off()
-            continue
-        for number, field in enumerate(fields):
-            for line in table:
-                if (line[0], line[2], line[1]) == (field, *panel):
-                    values = np.asarray(line[3:], float)
-                    values[values <= 0] = np.nan
-                    axis.plot(budgets, values, marker="o", markersize=3, color=f"C{number}", label=field)
-        axis.axhline(1, color="grey", linestyle="dashed")
-        label_axes(axis, f"{panel[1]}: {panel[0]}", budgets)
-        axis.set_yticks(*_ticks(*axis.get_ylim()))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    axes[1, 0].legend(handles, labels, loc="center", fontsize=8)
-    axes[0, 0].set_ylabel("ours over others")
-    axes[1, 1].set_ylabel("ours over others")
+    figure, axes = panels(2 * len(MEASURES), len(MEASURES))
+    fields = list(dict.fromkeys(field for field, _, _ in table))
+    for ours, row in zip(("default", "plan"), axes, strict=True):
+        for measure, axis in zip(MEASURES, row, strict=True):
+            for number, field in enumerate(fields):
+                values = np.asarray(table.get((field, ours, measure), np.full(len(budgets), np.nan)))
+                shown = np.where(values > 0, values, np.nan)
+                axis.plot(budgets, shown, marker="o", markersize=3, color=f"C{number}", label=field)
+            axis.axhline(1, color="grey", linestyle="dashed")
+            label_axes(axis, f"{ours}: {measure}", budgets)
+            low, high = axis.get_ylim()
+            inside = [ratio for ratio in RATIOS if low <= ratio <= high]
+            axis.set_yticks(inside, [f"{ratio:g}" for ratio in inside])
+    unused = axes[1, 0]  # plans are not compared with those untuned
+    unused.clear()
+    unused.set_axis_off()
+    unused.legend(*axes[0, 0].get_legend_handles_labels(), loc="center", fontsize=8)
+    for axis in (axes[0, 0], axes[1, 1]):
+        axis.set_ylabel("ours over others")
     figure.savefig(file, dpi=110)
-
-
-def _ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Ratios to label between these, and their labels."""
-    inside = [ratio for ratio in RATIOS if low <= ratio <= high]
-    return inside, [f"{ratio:g}" for ratio in inside]
 
 
 def main() -> None:
     arguments = comparison_parser(__doc__, EVALUATIONS).parse_args()
-    scripts = few_steps, few_steps_frechet, few_steps_sde
-    if not arguments.smoke:  # which makes the table of the rows that are kept, and writes nothing
-        for script in scripts:
+    if not arguments.smoke:  # which makes the table of what is kept, and writes nothing
+        for script in (few_steps, few_steps_frechet, few_steps_sde):
             script.main()
-    of_rms, of_frechet, of_laws = (read_rows(script.FILE, script.Row) for script in scripts)
-    budgets = sorted({row.budget for row in of_rms})
-    table = end_points(of_rms, budgets)
-    table += [[field, ours, FRECHET, *line] for field, ours, *line in few_steps_frechet.ratios(of_frechet, budgets)]
-    table += laws(of_laws, budgets)
-    fields = list(dict.fromkeys(line[0] for line in table))
-    table.sort(key=lambda line: (fields.index(line[0]), str(line[1]), MEASURES.index(str(line[2]))))
+    found = dict(ratios())
+    budgets = sorted({n for line in found.values() for n in line})
+    fields = list(dict.fromkeys(field for field, _, _ in found))
+    keys = sorted(found, key=lambda key: (fields.index(key[0]), key[1], MEASURES.index(key[2])))
+    table = {key: [found[key].get(n, float("nan")) for n in budgets] for key in keys}
+    rows = [[*key, *line] for key, line in table.items()]
     file = None if arguments.smoke else "comparison.csv"
-    report("Ours over others", ["field", "ours", "measure", *map(str, budgets)], table, file)
+    report("Ours over others", ["field", "ours", "measure", *map(str, budgets)], rows, file)
     if not arguments.smoke:
         draw(table, budgets, RESULTS / "comparison.png")
 
