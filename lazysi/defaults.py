@@ -18,14 +18,14 @@ steps in that frame, for larger samples up to 4, the first one keeps all of its 
 corrected.
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
-1.3 (for 784 entries), and from 5 steps on the time that is left has a power (see `power_time`), 1.25, and 1.5 from 8
-steps on (for 784 entries and more; what is above 1 grows with the logarithm of their number). For the SDE the shift
-falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the lazy frame, and then 5 / steps in linear time (4.5 /
-steps in the angle); in 4 steps at least 0.75 for any number of entries; in more at least 6 / steps, which is kept
-between 0.5 and 0.75 (for 784 entries, from 10 steps on with half of the growth in them). In 10 to 23 steps of larger
-samples it is 7.2 / steps, at least 0.5, with a power of 1.25 at the data (for 784 entries). For samples of fewer than
-256 entries it is 0.45 in 2 steps, for any number of them, and in 3 to 9 another, with a faster growth and a power at
-the data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
+1.6, for samples of fewer than 256 entries 1.3 (both for 784 entries), and from 5 steps on the time that is left has a
+power (see `power_time`), 1.25, and 1.5 from 8 steps on (for 784 entries and more; what is above 1 grows with the
+logarithm of their number). For the SDE the shift falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the
+lazy frame, and then 5 / steps in linear time (4.5 / steps in the angle); in 4 steps at least 0.75 for any number of
+entries; in more at least 6 / steps, which is kept between 0.5 and 0.75 (for 784 entries, from 10 steps on with half
+of the growth in them). In 10 to 23 steps of larger samples it is 7.2 / steps, at least 0.5, with a power of 1.25 at
+the data (for 784 entries). For samples of fewer than 256 entries it is 0.45 in 2 steps, for any number of them, and
+in 3 to 9 another, with a faster growth and a power at the data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -49,11 +49,11 @@ __all__ = ["Method", "by_entries", "default_method", "denoised_ode", "fine_optio
 PLAIN, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
-ODE_SHIFT = 1.3
+ODE_SHIFT, SMALL_ODE_SHIFT = 1.6, 1.3  # of samples of many and few entries
 # most steps of the SDE in the lazy frame for samples of many entries; with a least shift and, for these, a first step
 # that keeps its noise; with the whole growth of the shift and, for samples of few entries, such a first step
 LAZY_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
-ANGLE_ENTRIES = 255  # most entries of small samples, whose SDE stays in the angle in more steps
+ANGLE_ENTRIES = 255  # most entries of small samples
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy frame, of samples of many and few entries
@@ -155,7 +155,7 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 
 def _in_known_frame(steps: int, entries: int, *, denoise: bool) -> tuple[_Choice, _Choice]:
     """That of the ODE and of the SDE in the lazy frame or that of moments, where the frame is not to be chosen."""
-    shift = 1.0 if steps <= FLAT_ODE else ODE_SHIFT * by_entries(entries)[0]
+    shift = 1.0 if steps <= FLAT_ODE else _ode_shift(entries)
     ode = _Choice(2, shift, _ode_power(steps, entries), corrector=1.0, denoise=False)
     return ode, _Choice(1, 1.0, denoise=denoise)
 
@@ -165,7 +165,7 @@ def _ode(steps: int, entries: int) -> _Choice:
     flat = PLAIN < steps <= FLAT_ODE
     return _Choice(
         order=2 if steps <= SECOND_ORDER_ODE else 3,
-        shift=ODE_SHIFT * by_entries(entries)[0],
+        shift=_ode_shift(entries),
         end=_ode_power(steps, entries),
         corrector=FLAT_CORRECTOR if flat else float(steps > PLAIN),
         curvature=float(steps > LINE_ODE),
@@ -178,6 +178,11 @@ def _ode(steps: int, entries: int) -> _Choice:
 def denoised_ode(steps: int, entries: int) -> bool:
     """Whether the last step of the ODE's default, from 2 steps on, is the data prediction."""
     return steps <= (LINE_ODE if entries <= ANGLE_ENTRIES else DENOISED_ODE)
+
+
+def _ode_shift(entries: int) -> float:
+    """Shift of the ODE's grid."""
+    return (SMALL_ODE_SHIFT if entries <= ANGLE_ENTRIES else ODE_SHIFT) * by_entries(entries)[0]
 
 
 def _ode_power(steps: int, entries: int) -> float:

@@ -409,8 +409,8 @@ def test_extrapolation_in_log_snr_in_float32_follows_float64(steps):
     + [(8, 3, 0, 1, 1.5), (9, 3, 0, 1, 1.5), (10, 3, 0, 1, 1.5), (23, 3, 0, 1, 1.5), (24, 3, 1, 1, 1.5)],
 )
 def test_default_of_the_ode(steps, order, curvature, corrector, end):
-    """Order, curvature, correction and grid by the number of steps; the power above 1 and the last step by the number
-    of entries, too."""
+    """Order, curvature, correction and grid by the number of steps; the grid and the last step by the number of
+    entries, too."""
     of = lambda entries, moments=None: default_method(steps, jnp.zeros(()), moments, entries, one_path=False)  # noqa: E731
     image = of(784)
     assert (int(image.solver.accuracy), float(image.solver.rule.curvature)) == (order, curvature)
@@ -418,12 +418,14 @@ def test_default_of_the_ode(steps, order, curvature, corrector, end):
     assert (bool(of(255).denoise), bool(of(256).denoise)) == (steps <= 23, steps <= 9)
     frame = lz.flat_frame() if steps in {3, 4} else lz.gaussian_frame()
     np.testing.assert_array_equal(image.frame.stds, frame.stds)
-    np.testing.assert_allclose([image.shift, image.end], [1.3, end], rtol=1e-6)
-    np.testing.assert_allclose([of(3072).shift, of(3072).end], [1.3 * (3072 / 784) ** (1 / 7), end], rtol=1e-6)
+    np.testing.assert_allclose([image.shift, image.end], [1.6, end], rtol=1e-6)
+    np.testing.assert_allclose([of(3072).shift, of(3072).end], [1.6 * (3072 / 784) ** (1 / 7), end], rtol=1e-6)
+    for entries, shift in ((255, 1.3), (256, 1.6)):
+        np.testing.assert_allclose(of(entries).shift, shift * (entries / 784) ** (1 / 7), rtol=1e-6)
     np.testing.assert_allclose(of(28).end, 1 + (end - 1) / 2, rtol=1e-6)
     known = of(784, lz.isotropic(0.0, 0.5))
     assert int(known.solver.accuracy) == 2
-    np.testing.assert_allclose([known.shift, known.end], [1.3, end] if steps > 4 else [1, 1], rtol=1e-6)
+    np.testing.assert_allclose([known.shift, known.end], [1.6, end] if steps > 4 else [1, 1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
