@@ -53,7 +53,7 @@ ODE_SHIFT, SMALL_ODE_SHIFT = 1.6, 1.3  # of samples of many and few entries
 # most steps of the SDE in the lazy frame for samples of many entries; with a least shift and, for these, a first step
 # that keeps its noise; with the whole growth of the shift and, for samples of few entries, such a first step
 LAZY_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
-ANGLE_ENTRIES = 255  # most entries of small samples
+SMALL_ENTRIES = 255  # most entries of small samples
 ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
 LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy frame, of samples of many and few entries
@@ -177,12 +177,12 @@ def _ode(steps: int, entries: int) -> _Choice:
 
 def denoised_ode(steps: int, entries: int) -> bool:
     """Whether the last step of the ODE's default, from 2 steps on, is the data prediction."""
-    return steps <= (LINE_ODE if entries <= ANGLE_ENTRIES else DENOISED_ODE)
+    return steps <= (LINE_ODE if entries <= SMALL_ENTRIES else DENOISED_ODE)
 
 
 def _ode_shift(entries: int) -> float:
     """Shift of the ODE's grid."""
-    return (SMALL_ODE_SHIFT if entries <= ANGLE_ENTRIES else ODE_SHIFT) * by_entries(entries)[0]
+    return (SMALL_ODE_SHIFT if entries <= SMALL_ENTRIES else ODE_SHIFT) * by_entries(entries)[0]
 
 
 def _ode_power(steps: int, entries: int) -> float:
@@ -193,7 +193,7 @@ def _ode_power(steps: int, entries: int) -> float:
 
 def _sde(steps: int, entries: int) -> _Choice:
     """The default of the SDE from 2 steps on."""
-    small = entries <= ANGLE_ENTRIES
+    small = entries <= SMALL_ENTRIES
     if steps <= (PLAIN if small else LAZY_SDE):
         shift = PLAIN_SMALL_SDE_SHIFT if small else LAZY_SDE_SHIFTS[steps] * by_entries(entries)[0]
         return _Choice(2, shift, extrapolation=HALF_LINE)
@@ -204,7 +204,7 @@ def _sde(steps: int, entries: int) -> _Choice:
 
 def _point_grid(steps: int, entries: int) -> tuple[float, float]:
     """Shift and power at the data of the SDE's grid in the point frame."""
-    small, (of_size, share) = entries <= ANGLE_ENTRIES, by_entries(entries)
+    small, (of_size, share) = entries <= SMALL_ENTRIES, by_entries(entries)
     if small and steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
         shift, power = shift * (entries / ENTRIES) ** SMALL_GROWTH, 1 + (power - 1) * share
