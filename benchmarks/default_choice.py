@@ -8,9 +8,10 @@ RMS distance to the fine-grid end point over that of the default, with its stand
 other noise than the comparisons with other samplers. Methods: the flat frame in linear time (order 2, three amounts of
 correction), the lazy frame in the angle with full correction (order 2, in few steps also with none and a quarter; a
 line with the corrector of order 3; order 3); each on grids of `power_time` with three shifts (times the factor for the
-number of entries; the middle one is the default's) and three powers at the data (taken as far as the default takes its
-own); and the default with the other last step, frozen or the data prediction. The nearest are printed, and that one;
-all are in results/default_choice.csv, where those of a field and a number of evaluations replace what was there.
+number of entries; the middle one is the default's) and three powers at the data, four for 256 entries and more (taken
+as far as the default takes its own); and the default with the other last step, frozen or the data prediction. The
+nearest are printed, and that one; all are in results/default_choice.csv, where those of a field and a number of
+evaluations replace what was there.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from lazysi.multistep import time_variable  # noqa: E402
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24)
 COUNTS = {"mixture": 4096, "digits density": 2048, "fashion-mnist": 40, "fashion-mnist, guidance 2": 40}
 COUNT, SEED = 512, 5  # samples of the smaller networks; noise
-SMALL_SHIFTS, SHIFTS, POWERS = (1.0, 1.3, 1.6), (1.3, 1.6, 2.0), (1.0, 1.25, 1.5)  # the default's shift between
+SHIFTS, POWERS = (1.3, 1.6, 2.0), (1.0, 1.25, 1.5, 1.75)
+SMALL_SHIFTS, SMALL_POWERS = (1.0, 1.3, 1.6), (1.0, 1.25, 1.5)  # of samples of few entries
 SHOWN, RESAMPLED = 5, 200
 OTHER_END = "default, the other last step"
 FILE = RESULTS / "default_choice.csv"
@@ -75,8 +77,8 @@ def methods(few: bool) -> dict[str, dict[str, Any]]:
 def neighbours(steps: int, entries: int) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
     """(method, shift, power, options of `lz.sample`) for samples of so many entries."""
     of_size, share = by_entries(entries)
-    shifts = SMALL_SHIFTS if entries <= SMALL_ENTRIES else SHIFTS
-    for (name, options), shift, power in itertools.product(methods(steps <= DENOISED_ODE).items(), shifts, POWERS):
+    shifts, powers = (SMALL_SHIFTS, SMALL_POWERS) if entries <= SMALL_ENTRIES else (SHIFTS, POWERS)
+    for (name, options), shift, power in itertools.product(methods(steps <= DENOISED_ODE).items(), shifts, powers):
         grid = lz.grids.power_time(steps, shift * of_size, end=1 + (power - 1) * share)
         yield name, shift, power, options | {"grid": grid, "denoise": denoised_ode(steps, entries)}
 

@@ -18,14 +18,15 @@ steps in that frame, for larger samples up to 4, the first one keeps all of its 
 corrected.
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
-1.6, for samples of fewer than 256 entries 1.3 (both for 784 entries), and from 5 steps on the time that is left has a
-power (see `power_time`), 1.25, and 1.5 from 8 steps on (for 784 entries and more; what is above 1 grows with the
-logarithm of their number). For the SDE the shift falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the
-lazy frame, and then 5 / steps in linear time (4.5 / steps in the angle); in 4 steps at least 0.75 for any number of
-entries; in more at least 6 / steps, which is kept between 0.5 and 0.75 (for 784 entries, from 10 steps on with half
-of the growth in them). In 10 to 23 steps of larger samples it is 7.2 / steps, at least 0.5, with a power of 1.25 at
-the data (for 784 entries). For samples of fewer than 256 entries it is 0.45 in 2 steps, for any number of them, and
-in 3 to 9 another, with a faster growth and a power at the data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
+1.6, and the time that is left has a power (see `power_time`), 1.25 from 4 steps on, 1.5 from 8 and 1.75 from 10 on;
+for samples of fewer than 256 entries the shift is 1.3 and the power 1.25 from 5 steps on and 1.5 from 8 on (all for
+784 entries; what is above 1 in the powers grows with the logarithm of their number up to there). For the SDE the
+shift falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the lazy frame, and then 5 / steps in linear time
+(4.5 / steps in the angle); in 4 steps at least 0.75 for any number of entries; in more at least 6 / steps, which is
+kept between 0.5 and 0.75 (for 784 entries, from 10 steps on with half of the growth in them). In 10 to 23 steps of
+larger samples it is 7.2 / steps, at least 0.5, with a power of 1.25 at the data (for 784 entries). For samples of
+fewer than 256 entries it is 0.45 in 2 steps, for any number of them, and in 3 to 9 another, with a faster growth and
+a power at the data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -62,8 +63,9 @@ LONG_SDE, LONG_SDE_SHIFT, LONG_SDE_POWER = 23, 7.2, 1.25
 HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
 # samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them
 SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
-# from so many steps on: power of the grid at the data
-END_POWERS = ((SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE + 1, 1.25), (0, 1.0))
+# from so many steps on: power of the ODE's grid at the data, of samples of many and few entries
+END_POWERS = ((DENOISED_ODE + 1, 1.75), (SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE, 1.25), (0, 1.0))
+SMALL_END_POWERS = ((SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE + 1, 1.25), (0, 1.0))
 
 
 class Method(NamedTuple):
@@ -155,18 +157,18 @@ def default_method(steps: int, kappa: Array, moments: Moments | None, entries: i
 
 def _in_known_frame(steps: int, entries: int, *, denoise: bool) -> tuple[_Choice, _Choice]:
     """That of the ODE and of the SDE in the lazy frame or that of moments, where the frame is not to be chosen."""
-    shift = 1.0 if steps <= FLAT_ODE else _ode_shift(entries)
-    ode = _Choice(2, shift, _ode_power(steps, entries), corrector=1.0, denoise=False)
-    return ode, _Choice(1, 1.0, denoise=denoise)
+    grid = (1.0, 1.0) if steps <= FLAT_ODE else _ode_grid(steps, entries)
+    return _Choice(2, *grid, corrector=1.0, denoise=False), _Choice(1, 1.0, denoise=denoise)
 
 
 def _ode(steps: int, entries: int) -> _Choice:
     """The default of the ODE from 2 steps on."""
     flat = PLAIN < steps <= FLAT_ODE
+    shift, end = _ode_grid(steps, entries)
     return _Choice(
         order=2 if steps <= SECOND_ORDER_ODE else 3,
-        shift=_ode_shift(entries),
-        end=_ode_power(steps, entries),
+        shift=shift,
+        end=end,
         corrector=FLAT_CORRECTOR if flat else float(steps > PLAIN),
         curvature=float(steps > LINE_ODE),
         in_time=flat,
@@ -180,15 +182,12 @@ def denoised_ode(steps: int, entries: int) -> bool:
     return steps <= (LINE_ODE if entries <= SMALL_ENTRIES else DENOISED_ODE)
 
 
-def _ode_shift(entries: int) -> float:
-    """Shift of the ODE's grid."""
-    return (SMALL_ODE_SHIFT if entries <= SMALL_ENTRIES else ODE_SHIFT) * by_entries(entries)[0]
-
-
-def _ode_power(steps: int, entries: int) -> float:
-    """Power at the data of the ODE's grid."""
-    power = next(power for least, power in END_POWERS if steps >= least)
-    return 1 + (power - 1) * by_entries(entries)[1]
+def _ode_grid(steps: int, entries: int) -> tuple[float, float]:
+    """Shift and power at the data of the ODE's grid."""
+    small, (of_size, share) = entries <= SMALL_ENTRIES, by_entries(entries)
+    shift, powers = (SMALL_ODE_SHIFT, SMALL_END_POWERS) if small else (ODE_SHIFT, END_POWERS)
+    power = next(power for least, power in powers if steps >= least)
+    return shift * of_size, 1 + (power - 1) * share
 
 
 def _sde(steps: int, entries: int) -> _Choice:
