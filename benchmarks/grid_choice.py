@@ -1,0 +1,102 @@
+"""Which grid should the ODE's default have on images, by the end point and by the law? Behind `lazysi/defaults.py`.
+
+    pip install -e '.[parity]'
+    python benchmarks/grid_choice.py                                    # an hour on two cores
+    python benchmarks/grid_choice.py --fields fashion-mnist --evaluations 12
+
+The default's method on grids of `power_time` with other shifts and powers at the data (both taken as far as the default
+takes its own for the number of entries): RMS and Frechet distance (in the classifier's features, where there is no
+classifier in the values) to an accurate solution from the same noise, which no comparison with other samplers has. The
+first grid of every number of evaluations is the one that the default had before. Results in results/grid_choice.csv,
+whose rows are not run again.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
+
+from _fields import PROBLEMS  # noqa: E402
+from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
+from _samplers import CACHE, Case, features_of  # noqa: E402
+
+import lazysi as lz  # noqa: E402
+from lazysi import metrics  # noqa: E402
+from lazysi.defaults import SMALL_ENTRIES, by_entries, default_method  # noqa: E402
+
+IMAGES = [name for name, problem in PROBLEMS.items() if math.prod(problem.event) > SMALL_ENTRIES]
+GRIDS = {  # shift and power at the data
+    3: ((1.3, 1.0), (1.6, 1.0), (1.6, 1.25), (2.0, 1.25), (2.0, 1.5)),
+    4: ((1.3, 1.0), (1.6, 1.0), (1.6, 1.25), (1.6, 1.5), (2.0, 1.25), (2.0, 1.5), (2.0, 1.75), (2.5, 1.75)),
+    6: ((1.3, 1.25), (1.6, 1.25), (1.6, 1.5), (2.0, 1.5), (2.0, 1.75), (2.5, 1.75), (2.5, 2.0)),
+    8: ((1.3, 1.5), (1.6, 1.5), (1.6, 1.75), (2.0, 1.5), (2.0, 1.75), (2.0, 2.0), (2.5, 2.0)),
+    10: ((1.3, 1.5), (1.6, 1.5), (1.6, 1.75)),
+    12: ((1.3, 1.5), (1.6, 1.5), (1.6, 1.75), (2.0, 1.75), (2.0, 2.0), (2.5, 2.0)),
+    16: ((1.3, 1.5), (1.6, 1.5), (1.6, 1.75), (1.6, 2.0)),
+    24: ((1.3, 1.5), (1.6, 1.75), (1.6, 2.0)),
+}
+COUNTS = {"fashion-mnist": 1000, "fashion-mnist, guidance 2": 1000}
+COUNT, SEED, FINE_STEPS = 2000, 77, 64  # samples of the smaller network; noise; steps of the accurate solution
+FILE = RESULTS / "grid_choice.csv"
+
+
+class Row(NamedTuple):
+    """A grid of the default's method."""
+
+    field: str
+    evaluations: int
+    shift: float
+    power: float
+    samples: int
+    rms: float
+    frechet: float
+
+
+COLUMNS = ("field", "evaluations", "shift", "power", "samples", "RMS", "Frechet")
+
+
+def measure(name: str, wanted: list[int], count: int, steps: int, file: Path | None) -> list[Row]:
+    """Rows of all grids on one field, those in `file` taken from there and the others added to it."""
+    case = Case(name, count, seed=SEED, trials=0, cache=None if file is None else CACHE)
+    features, entries = features_of(case.problem), math.prod(case.problem.event)
+    fine = case.fine(SEED, steps)
+    of_fine, (of_size, share) = features(fine), by_entries(entries)
+    known = {(row.field, row.evaluations, row.shift, row.power, row.samples): row for row in read_rows(file, Row)}
+    rows = []
+    for n in wanted:
+        method = default_method(n, jnp.zeros(()), None, entries, one_path=False)
+        options = {"frame": method.frame, "solver": method.solver, "denoise": bool(method.denoise)}
+        for shift, power in GRIDS[n]:
+            this = (name, n, shift, power, count)
+            if this not in known:
+                grid = lz.grids.power_time(n, shift * of_size, end=1 + (power - 1) * share)
+                samples = case.ours(count, n, grid=grid, **options).samples
+                distance = float(metrics.frechet_distance(features(samples), of_fine))
+                known[this] = Row(*this, float(metrics.rms(samples, fine)), distance)
+                append_rows(file, COLUMNS, [known[this]])
+            rows.append(known[this])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fields", nargs="+", default=IMAGES, choices=IMAGES)
+    parser.add_argument("--evaluations", type=int, nargs="+", default=list(GRIDS), choices=list(GRIDS))
+    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        rows = measure("photographs", [3], 64, 16, None)
+        report("photographs, 64 samples", COLUMNS, rows, None)
+        return
+    for name in arguments.fields:
+        rows = measure(name, arguments.evaluations, COUNTS.get(name, COUNT), FINE_STEPS, FILE)
+        report(name, COLUMNS, rows, None)
+
+
+if __name__ == "__main__":
+    main()
