@@ -231,7 +231,8 @@ PROBLEMS = {
         Problem("photographs, guidance 2", (12, 12, 3), _SINGLE, functools.partial(_network, PHOTOGRAPHS, 2.0)),
     )
 }
-CHOSEN_ON = [name for name in PROBLEMS if not name.startswith("photographs")]  # fields that defaults are chosen with
+# fields that the defaults' methods are chosen with; photographs count for the grid of images alone (`grid_choice.py`)
+CHOSEN_ON = [name for name in PROBLEMS if not name.startswith("photographs")]
 
 
 def sample_counts(count: int | None, by_field: Mapping[str, int], otherwise: int) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
     python benchmarks/default_choice.py                                 # half an hour on two cores
     python benchmarks/default_choice.py --fields mixture --evaluations 8
-    python benchmarks/default_choice.py --fields photographs --evaluations 6    # with which nothing was chosen
+    python benchmarks/default_choice.py --fields photographs --evaluations 6
 
 RMS distance to the fine-grid end point over that of the default, with its standard error (bootstrap over samples), on
 other noise than the comparisons with other samplers. Methods: the flat frame in linear time (order 2, three amounts of
