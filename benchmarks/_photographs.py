@@ -7,7 +7,8 @@
 
 416,043 parameters, held-out loss 0.153. It was trained when defaults and tuner were there. Two things were changed with
 it among the fields since: the grid of the ODE's default on images (`grid_choice.py`), and the further noise that `tune`
-asks for where few samples decide. The photographs are under CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
+asks for where few samples decide. The photographs are under CC BY 2.0: china.jpg by danielbuechele, flower.jpg by
+vultilion.
 """
 
 from pathlib import Path
