@@ -18,12 +18,12 @@ steps in that frame, for larger samples up to 4, the first one keeps all of its 
 corrected.
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
-1.6, and the time that is left has a power (see `power_time`), 1.25 from 4 steps on, 1.5 from 8 and 1.75 from 10 on;
-for samples of fewer than 256 entries the shift is 1.3 and the power 1.25 from 5 steps on and 1.5 from 8 on (all for
-784 entries; what is above 1 in the powers grows with the logarithm of their number up to there). For the SDE the
-shift falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the lazy frame, and then 5 / steps in linear time
-(4.5 / steps in the angle); in 4 steps at least 0.75 for any number of entries; in more at least 6 / steps, which is
-kept between 0.5 and 0.75 (for 784 entries, from 10 steps on with half of the growth in them). In 10 to 23 steps of
+1.6, and the time that is left has a power (see `power_time`), 1.25 in 4 steps, 1.4 in 5 to 7, 1.6 in 8 and 9 and 1.75
+in more; for samples of fewer than 256 entries the shift is 1.3 and the power 1.25 from 5 steps on and 1.5 from 8 on
+(all for 784 entries; what is above 1 in the powers grows with the logarithm of their number up to there). For the SDE
+the shift falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the lazy frame, and then 5 / steps in linear
+time (4.5 / steps in the angle); in 4 steps at least 0.75 for any number of entries; in more at least 6 / steps, which
+is kept between 0.5 and 0.75 (for 784 entries, from 10 steps on with half of the growth in them). In 10 to 23 steps of
 larger samples it is 7.2 / steps, at least 0.5, with a power of 1.25 at the data (for 784 entries). For samples of
 fewer than 256 entries it is 0.45 in 2 steps, for any number of them, and in 3 to 9 another, with a faster growth and
 a power at the data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
@@ -64,7 +64,7 @@ HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
 # samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them
 SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
 # from so many steps on: power of the ODE's grid at the data, of samples of many and few entries
-END_POWERS = ((DENOISED_ODE + 1, 1.75), (SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE, 1.25), (0, 1.0))
+END_POWERS = ((DENOISED_ODE + 1, 1.75), (SECOND_ORDER_ODE + 1, 1.6), (FLAT_ODE + 1, 1.4), (FLAT_ODE, 1.25), (0, 1.0))
 SMALL_END_POWERS = ((SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE + 1, 1.25), (0, 1.0))
 
 
