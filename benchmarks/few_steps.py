@@ -15,9 +15,10 @@ on their best grids; and plans tuned on other noise, those of the package for th
 
 Every run on all samples is a row of results/few_steps.csv, with the standard error of its RMS over samples (by the
 bootstrap) and the correlation of its squared errors with those of the default and of the plan: samples that are hard
-for one sampler are hard for all. The best of each sampler are in results/few_steps_best.csv and results/few_steps.png,
-and ours over the best of others, with standard errors from these, in results/few_steps_ratios.csv: no figure where a
-baseline of other fields has not been run. Samplers whose library is not installed are left out.
+for one sampler are hard for all. Baselines that are not the nearest have none with a default that changed after them.
+The best of each sampler are in results/few_steps_best.csv and results/few_steps.png, and ours over the best of others,
+with standard errors from these, in results/few_steps_ratios.csv: no figure where a baseline of other fields has not
+been run. Samplers whose library is not installed are left out.
 """
 
 import functools
