@@ -30,7 +30,7 @@ from _report import RESULTS, replace_rows, report  # noqa: E402
 from _samplers import CACHE  # noqa: E402
 
 import lazysi as lz  # noqa: E402
-from lazysi.defaults import DENOISED_ODE, SMALL_ENTRIES, by_entries, denoised_ode  # noqa: E402
+from lazysi.defaults import DENOISED_ODE, SMALL_ENTRIES, denoised_ode, sized  # noqa: E402
 from lazysi.multistep import time_variable  # noqa: E402
 
 EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24)
@@ -76,10 +76,10 @@ def methods(few: bool) -> dict[str, dict[str, Any]]:
 
 def neighbours(steps: int, entries: int) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
     """(method, shift, power, options of `lz.sample`) for samples of so many entries."""
-    of_size, share = by_entries(entries)
     shifts, powers = (SMALL_SHIFTS, SMALL_POWERS) if entries <= SMALL_ENTRIES else (SHIFTS, POWERS)
     for (name, options), shift, power in itertools.product(methods(steps <= DENOISED_ODE).items(), shifts, powers):
-        grid = lz.grids.power_time(steps, shift * of_size, end=1 + (power - 1) * share)
+        sized_shift, end = sized(shift, power, entries)
+        grid = lz.grids.power_time(steps, sized_shift, end=end)
         yield name, shift, power, options | {"grid": grid, "denoise": denoised_ode(steps, entries)}
 
 

@@ -67,12 +67,14 @@ class Law:
     def compare(self, sampler: Sampler, grid: str, count: int) -> Row:
         """The row of a run on the first samples; NaN where it is not finite."""
         samples, evaluations = self.case.attempt(sampler, grid, count)
-        distance = error = float("nan")
-        if np.isfinite(samples).all():
-            distance = float(metrics.frechet_distance(self.features(samples), self.of_samples[:count]))
-            error = float(metrics.rms(samples, self.samples[:count]))
+        distances = self.distances(samples) if np.isfinite(samples).all() else (float("nan"), float("nan"))
         head = (self.case.problem.name, sampler.kind, sampler.name, grid)
-        return Row(*head, evaluations, count, distance, error, sampler.budget)
+        return Row(*head, evaluations, count, *distances, sampler.budget)
+
+    def distances(self, samples: np.ndarray) -> tuple[float, float]:
+        """Frechet distance and RMS of others from the noise of the first ones."""
+        of_samples, first = self.of_samples[: len(samples)], self.samples[: len(samples)]
+        return float(metrics.frechet_distance(self.features(samples), of_samples)), float(metrics.rms(samples, first))
 
 
 def near_the_best(rows: list[RMSRow], field: str, n: int) -> list[RMSRow]:

@@ -23,11 +23,11 @@ jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks 
 
 from _fields import PROBLEMS  # noqa: E402
 from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
-from _samplers import CACHE, Case, features_of  # noqa: E402
+from _samplers import CACHE, Case  # noqa: E402
+from few_steps_frechet import Law  # noqa: E402
 
 import lazysi as lz  # noqa: E402
-from lazysi import metrics  # noqa: E402
-from lazysi.defaults import SMALL_ENTRIES, by_entries, default_method  # noqa: E402
+from lazysi.defaults import SMALL_ENTRIES, default_method, sized  # noqa: E402
 
 IMAGES = [name for name, problem in PROBLEMS.items() if math.prod(problem.event) > SMALL_ENTRIES]
 GRIDS = {  # shift and power at the data
@@ -62,25 +62,22 @@ COLUMNS = ("field", "evaluations", "shift", "power", "samples", "RMS", "Frechet"
 
 def measure(name: str, wanted: list[int], count: int, steps: int, file: Path | None) -> list[Row]:
     """Rows of all grids on one field, those in `file` taken from there and the others added to it."""
-    case = Case(name, count, seed=SEED, trials=0, cache=None if file is None else CACHE)
-    features, entries = features_of(case.problem), math.prod(case.problem.event)
-    fine = case.fine(SEED, steps)
-    of_fine, (of_size, share) = features(fine), by_entries(entries)
-    known = {(row.field, row.evaluations, row.shift, row.power, row.samples): row for row in read_rows(file, Row)}
-    rows = []
-    for n in wanted:
+    known = {row[:5]: row for row in read_rows(file, Row)}
+    keys = [(name, n, shift, power, count) for n in wanted for shift, power in GRIDS[n]]
+    missing = [key for key in keys if key not in known]
+    if missing:
+        law = Law(Case(name, count, seed=SEED, trials=0, cache=None if file is None else CACHE), steps)
+        entries = math.prod(law.case.problem.event)
+    for key in missing:
+        _, n, shift, power, _ = key
         method = default_method(n, jnp.zeros(()), None, entries, one_path=False)
         options = {"frame": method.frame, "solver": method.solver, "denoise": bool(method.denoise)}
-        for shift, power in GRIDS[n]:
-            this = (name, n, shift, power, count)
-            if this not in known:
-                grid = lz.grids.power_time(n, shift * of_size, end=1 + (power - 1) * share)
-                samples = case.ours(count, n, grid=grid, **options).samples
-                distance = float(metrics.frechet_distance(features(samples), of_fine))
-                known[this] = Row(*this, float(metrics.rms(samples, fine)), distance)
-                append_rows(file, COLUMNS, [known[this]])
-            rows.append(known[this])
-    return rows
+        sized_shift, end = sized(shift, power, entries)
+        samples = law.case.ours(count, n, grid=lz.grids.power_time(n, sized_shift, end=end), **options).samples
+        frechet, rms = law.distances(samples)
+        known[key] = Row(*key, rms, frechet)
+        append_rows(file, COLUMNS, [known[key]])
+    return [known[key] for key in keys]
 
 
 def main() -> None:

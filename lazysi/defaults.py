@@ -45,7 +45,7 @@ from lazysi.moments import Moments
 from lazysi.multistep import Table, angle_variable, time_variable
 from lazysi.solvers import Multistep
 
-__all__ = ["Method", "by_entries", "default_method", "denoised_ode", "fine_options"]
+__all__ = ["Method", "by_entries", "default_method", "denoised_ode", "fine_options", "sized"]
 
 PLAIN, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
@@ -91,6 +91,12 @@ class Method(NamedTuple):
 def by_entries(entries: int) -> tuple[float, float]:
     """Factor on the shift, and share of what is above 1 in the power at the data, for samples of so many entries."""
     return (entries / ENTRIES) ** GROWTH, min(1.0, math.log(entries) / math.log(ENTRIES))
+
+
+def sized(shift: float, power: float, entries: int) -> tuple[float, float]:
+    """Shift and power at the data for samples of so many entries, from those for `ENTRIES`."""
+    of_size, share = by_entries(entries)
+    return shift * of_size, 1 + (power - 1) * share
 
 
 class _Choice(NamedTuple):
@@ -184,10 +190,9 @@ def denoised_ode(steps: int, entries: int) -> bool:
 
 def _ode_grid(steps: int, entries: int) -> tuple[float, float]:
     """Shift and power at the data of the ODE's grid."""
-    small, (of_size, share) = entries <= SMALL_ENTRIES, by_entries(entries)
+    small = entries <= SMALL_ENTRIES
     shift, powers = (SMALL_ODE_SHIFT, SMALL_END_POWERS) if small else (ODE_SHIFT, END_POWERS)
-    power = next(power for least, power in powers if steps >= least)
-    return shift * of_size, 1 + (power - 1) * share
+    return sized(shift, next(power for least, power in powers if steps >= least), entries)
 
 
 def _sde(steps: int, entries: int) -> _Choice:
