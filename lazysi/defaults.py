@@ -5,28 +5,26 @@
 | 1 step | frozen step of the lazy frame | as the ODE |
 | 2 | order 2: lazy frame in the angle | as the ODE |
 | 3 | order 2: flat frame in linear time, quarter corrector | half a line: lazy frame in the angle |
-| 4 | as above | order 2: point frame in linear time, corrector; the first step keeps its noise |
-| 5 to 7 | order 2: lazy frame in the angle, corrector | as above, without that |
-| 8 to 9 | a line, with the corrector of order 3 | as above |
+| 4 | as above | order 2: point frame in linear time, 0.9 of a line, corrector; the first step keeps its noise |
+| 5 to 7 | order 2: lazy frame in the angle, corrector | as above, 0.8 of a line |
+| 8 to 9 | a line, with the corrector of order 3 | as above, 0.95 of a line |
 | 10 to 23 | as above, for 256 entries and more frozen step last | as above |
-| more | order 3, frozen step last | as above |
+| more | order 3, frozen step last | a whole line, and no first step that keeps its noise |
 
 All methods of the SDE, from 2 steps on, and those of the ODE up to 9 steps, up to 23 for samples of fewer than 256
 entries, return the data prediction in the last step.
-For samples of fewer than 256 entries the SDE is order 2 in the point frame from 3 steps on, in the angle. In up to 9
-steps in that frame, for larger samples up to 4, the first one keeps all of its noise, as in the lazy frame, and is not
-corrected.
+For samples of fewer than 256 entries the SDE is order 2 in the point frame from 3 steps on, with whole lines in the
+angle. In up to 9 steps in that frame, for larger samples up to 23, the first one keeps all of its noise, as in the lazy
+frame, and is not corrected.
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
 1.6, and the time that is left has a power (see `power_time`), 1.25 in 4 steps, 1.4 in 5 to 7, 1.6 in 8 and 9 and 1.75
 in more; for samples of fewer than 256 entries the shift is 1.3 and the power 1.25 from 5 steps on and 1.5 from 8 on
 (all for 784 entries; what is above 1 in the powers grows with the logarithm of their number up to there). For the SDE
-the shift falls with the number of steps: it is 1.2 in 2 and 2 in 3, in the lazy frame, and then 5 / steps in linear
-time (4.5 / steps in the angle); in 4 steps at least 0.75 for any number of entries; in more at least 6 / steps, which
-is kept between 0.5 and 0.75 (for 784 entries, from 10 steps on with half of the growth in them). In 10 to 23 steps of
-larger samples it is 7.2 / steps, at least 0.5, with a power of 1.25 at the data (for 784 entries). For samples of
-fewer than 256 entries it is 0.45 in 2 steps, for any number of them, and in 3 to 9 another, with a faster growth and
-a power at the data (`SMALL_SDE`), in 3 and 4 at least 0.75, too.
+it is 1.2 in 2 steps and 2 in 3, in the lazy frame, then 1.6 in 4 and 1.3 in 5 to 23, there with a power of 1.25 at the
+data (for 784 entries). In 24 and more, and from 10 on for samples of fewer than 256 entries, it is 0.5 (in up to 11 of
+these steps 6 / steps) and has half of the growth. Such samples have a shift of 0.45 in 2 steps, for any number of
+entries, and in 3 to 9 another, with a faster growth and a power at the data (`SMALL_SDE`), in 3 and 4 at least 0.75.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -51,18 +49,18 @@ PLAIN, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # mo
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
 ODE_SHIFT, SMALL_ODE_SHIFT = 1.6, 1.3  # of samples of many and few entries
-# most steps of the SDE in the lazy frame for samples of many entries; with a least shift and, for these, a first step
-# that keeps its noise; with the whole growth of the shift and, for samples of few entries, such a first step
-LAZY_SDE, FEW_SDE, SHORT_SDE = 3, 4, 9
+LAZY_SDE, SHORT_SDE, LONG_SDE = 3, 9, 23  # most steps of the SDE in the lazy frame, and with grids of its own below
 SMALL_ENTRIES = 255  # most entries of small samples
-ANGLE_SDE_SHIFT, TIME_SDE_SHIFT, LEAST_SDE_SHIFT = 4.5, 5.0, 6.0  # over the number of steps
-LEAST_SDE_RANGE = 0.5, 0.75  # of the last; in few steps the least shift is the second
 LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy frame, of samples of many and few entries
-# samples of many entries in more steps than `SHORT_SDE`, up to the first: shift times the number of steps, and power
-LONG_SDE, LONG_SDE_SHIFT, LONG_SDE_POWER = 23, 7.2, 1.25
+# in the point frame: of samples of many entries, from so many steps up to `LONG_SDE`, shift, power at the data for 784
+# entries, and the part of a line; shift over the number of steps, and the least, of all others in more than `SHORT_SDE`
+POINT_SDE = ((8, (1.3, 1.25, 0.95)), (5, (1.3, 1.25, 0.8)), (4, (1.6, 1.0, 0.9)))
+MORE_SDE_SHIFT, LEAST_SDE_SHIFT = 6.0, 0.5
 HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
-# samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them
+# samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them;
+# in up to so many steps at least the shift that follows
 SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
+FEW_SMALL_SDE, LEAST_SMALL_SDE_SHIFT = 4, 0.75
 # from so many steps on: power of the ODE's grid at the data, of samples of many and few entries
 END_POWERS = ((DENOISED_ODE + 1, 1.75), (SECOND_ORDER_ODE + 1, 1.6), (FLAT_ODE + 1, 1.4), (FLAT_ODE, 1.25), (0, 1.0))
 SMALL_END_POWERS = ((SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE + 1, 1.25), (0, 1.0))
@@ -201,26 +199,25 @@ def _sde(steps: int, entries: int) -> _Choice:
     if steps <= (PLAIN if small else LAZY_SDE):
         shift = PLAIN_SMALL_SDE_SHIFT if small else LAZY_SDE_SHIFTS[steps] * by_entries(entries)[0]
         return _Choice(2, shift, extrapolation=HALF_LINE)
-    shift, end = _point_grid(steps, entries)
-    lazy_start = steps <= (SHORT_SDE if small else FEW_SDE)
-    return _Choice(2, shift, end, corrector=1.0, lazy_start=lazy_start, in_time=not small, weight=0.0)
+    shift, end, part = _point(steps, entries)
+    lazy_start = steps <= (SHORT_SDE if small else LONG_SDE)
+    return _Choice(
+        2, shift, end, corrector=1.0, extrapolation=part, lazy_start=lazy_start, in_time=not small, weight=0.0
+    )
 
 
-def _point_grid(steps: int, entries: int) -> tuple[float, float]:
-    """Shift and power at the data of the SDE's grid in the point frame."""
-    small, (of_size, share) = entries <= SMALL_ENTRIES, by_entries(entries)
+def _point(steps: int, entries: int) -> tuple[float, float, float]:
+    """Shift and power at the data of the SDE's grid in the point frame, and the part of a line."""
+    small = entries <= SMALL_ENTRIES
     if small and steps <= SHORT_SDE:
         shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
-        shift, power = shift * (entries / ENTRIES) ** SMALL_GROWTH, 1 + (power - 1) * share
-        return max(shift, LEAST_SDE_RANGE[1]) if steps <= FEW_SDE else shift, power
-    shift = (ANGLE_SDE_SHIFT if small else TIME_SDE_SHIFT) / steps
-    if steps <= FEW_SDE:
-        return max(shift * of_size, LEAST_SDE_RANGE[1]), 1.0
-    if not small and SHORT_SDE < steps <= LONG_SDE:
-        shift = max(LONG_SDE_SHIFT / steps, LEAST_SDE_RANGE[0])
-        return shift * math.sqrt(of_size), 1 + (LONG_SDE_POWER - 1) * share
-    shift = max(shift, min(max(LEAST_SDE_SHIFT / steps, LEAST_SDE_RANGE[0]), LEAST_SDE_RANGE[1]))
-    return shift * (of_size if steps <= SHORT_SDE else math.sqrt(of_size)), 1.0
+        shift, end = shift * (entries / ENTRIES) ** SMALL_GROWTH, sized(shift, power, entries)[1]
+        return max(shift, LEAST_SMALL_SDE_SHIFT) if steps <= FEW_SMALL_SDE else shift, end, 1.0
+    if not small and steps <= LONG_SDE:
+        shift, power, part = next(choice for least, choice in POINT_SDE if steps >= least)
+        return *sized(shift, power, entries), part
+    shift = max(MORE_SDE_SHIFT / steps, LEAST_SDE_SHIFT)
+    return shift * math.sqrt(by_entries(entries)[0]), 1.0, 1.0
 
 
 def fine_options(steps: int, *, noisy: bool = False) -> dict[str, Any]:

@@ -430,30 +430,33 @@ def test_default_of_the_ode(steps, order, curvature, corrector, end, small):
 
 
 @pytest.mark.parametrize(
-    ("steps", "shift", "small"),
-    [(4, 1.25, (1.3, 1.5)), (5, 1.0, (1.1, 1.25)), (6, 5 / 6, (1.1, 1.25)), (9, 2 / 3, (1.1, 1.25))]
-    + [(10, 0.72, (0.6, 1)), (12, 0.6, (0.5, 1)), (16, 0.5, (0.5, 1)), (24, 0.5, (0.5, 1)), (200, 0.5, (0.5, 1))],
+    ("steps", "image", "small"),
+    [(4, (1.6, 1, 0.9), (1.3, 1.5)), (5, (1.3, 1.25, 0.8), (1.1, 1.25)), (7, (1.3, 1.25, 0.8), (1.1, 1.25))]
+    + [(8, (1.3, 1.25, 0.95), (1.1, 1.25)), (9, (1.3, 1.25, 0.95), (1.1, 1.25)), (10, (1.3, 1.25, 0.95), (0.6, 1))]
+    + [(12, (1.3, 1.25, 0.95), (0.5, 1)), (23, (1.3, 1.25, 0.95), (0.5, 1))]
+    + [(24, (0.5, 1, 1), (0.5, 1)), (200, (0.5, 1, 1), (0.5, 1))],
 )
-def test_default_of_the_sde(steps, shift, small):
-    """Variable, frame, extrapolation and grid by the number of steps; the shift grows with the number of entries, and
-    samples of few entries stay in the angle, in 4 to 9 steps on a grid of their own with a lazy start, which images
-    have in 4. In 10 to 23 steps images have a grid of their own, with a power at the data."""
+def test_default_of_the_sde(steps, image, small):
+    """Variable, frame, extrapolation and grid by the number of steps; the shift grows with the number of entries.
+    Samples of few entries stay in the angle with whole lines, in 4 to 9 steps on a grid of their own with a lazy start;
+    images have that up to 23, with a grid and parts of lines of their own."""
     of = lambda entries: default_method(steps, jnp.ones(()), None, entries, one_path=False)  # noqa: E731
-    image, growth = of(784), 1 / 7 if steps <= 9 else 1 / 14
-    for method in (image, of(2)):
+    own, (shift, power, part) = steps <= 23, image
+    for entries in (2, 784):
+        method = of(entries)
         assert (int(method.solver.accuracy), float(method.solver.rule.corrector)) == (2, 1)
         assert float(jnp.sum(jnp.abs(method.frame.weights))) == 0
-        assert float(method.solver.rule.extrapolation) == 1
-    power = 1.25 if 10 <= steps <= 23 else 1
-    np.testing.assert_allclose([image.shift, image.end], [shift, power], rtol=1e-6)
-    np.testing.assert_allclose([of(3072).shift, of(3072).end], [shift * (3072 / 784) ** growth, power], rtol=1e-6)
+        np.testing.assert_allclose(method.solver.rule.extrapolation, part if entries == 784 else 1, rtol=1e-6)
+    for entries in (784, 3072):
+        expected = shift * (entries / 784) ** (1 / 7 if own else 1 / 14), power
+        np.testing.assert_allclose([of(entries).shift, of(entries).end], expected, rtol=1e-6)
     least, (shift_small, end) = 0.75 if steps <= 4 else 0, small
     for entries in (1, 2, 64, 255):
-        expected = max(shift_small * (entries / 784) ** (1 / 5 if steps <= 9 else growth), least)
+        expected = max(shift_small * (entries / 784) ** (1 / 5 if steps <= 9 else 1 / 14), least)
         expected = expected, 1 + (end - 1) * np.log(entries) / np.log(784)
         np.testing.assert_allclose([of(entries).shift, of(entries).end], expected, rtol=1e-6)
     assert (bool(of(255).in_time), bool(of(256).in_time)) == (False, True)
-    assert [bool(of(entries).solver.rule.lazy_start) for entries in (255, 256)] == [steps <= 9, steps <= 4]
+    assert [bool(of(entries).solver.rule.lazy_start) for entries in (255, 256)] == [steps <= 9, own]
 
 
 def test_default_of_the_sde_in_three_steps():
