@@ -22,9 +22,10 @@ The grid is of steps of linear time with a shift that grows with the number of e
 in more; for samples of fewer than 256 entries the shift is 1.3 and the power 1.25 from 5 steps on and 1.5 from 8 on
 (all for 784 entries; what is above 1 in the powers grows with the logarithm of their number up to there). For the SDE
 it is 1.2 in 2 steps and 2 in 3, in the lazy frame, then 1.6 in 4 and, with a power of 1.25 at the data (for 784
-entries), 1.3 in 5 to 7, 1.1 in 8 and 9 and 1.3 in 10 to 23. In 24 and more, and from 10 on for samples of fewer than 256 entries, it is 0.5 (in up to 11 of
-these steps 6 / steps) and has half of the growth. Such samples have a shift of 0.45 in 2 steps, for any number of
-entries, and in 3 to 9 another, with a faster growth and a power at the data (`SMALL_SDE`), in 3 and 4 at least 0.75.
+entries), 1.3 in 5 to 7, 1.1 in 8 and 9 and 1.3 in 10 to 23. In 24 and more, and from 10 on for samples of fewer than
+256 entries, it is 0.5 (in 10 and 11 of these steps 6 / steps) and has half of the growth. Such samples have a shift of
+0.45 in 2 steps, for any number of entries, and in 3 to 9 another, with a faster growth and a power at the data
+(`SMALL_SDE`), in 3 and 4 at least 0.75.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
