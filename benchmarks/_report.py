@@ -2,6 +2,7 @@
 
 import csv
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,6 +77,34 @@ def replace_rows(
     if path is not None:
         path.unlink(missing_ok=True)
     append_rows(path, columns, [*others, *rows])
+
+
+def completed(
+    path: Path | None,
+    columns: Sequence[str],
+    kind: type[Row],
+    keys: Sequence[tuple[Any, ...]],
+    prepare: Callable[[], Callable[[tuple[Any, ...]], Sequence[float]]],
+) -> list[Row]:
+    """Rows that begin with these keys, those of a CSV file taken from there and the others added to it: `prepare`,
+    called where one is missing, gives the function from a key to the other cells."""
+    known = {row[: len(keys[0])]: row for row in read_rows(path, kind)}
+    missing = [key for key in keys if key not in known]
+    if missing:
+        measure = prepare()
+        for key in missing:
+            known[key] = kind(*key, *measure(key))
+            append_rows(path, columns, [known[key]])
+    return [known[key] for key in keys]
+
+
+def choice_parser(description: str | None, fields: Sequence[str], evaluations: Sequence[int]) -> ArgumentParser:
+    """Arguments of a script that chooses among samplers on these fields, at these numbers of evaluations."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--fields", nargs="+", default=fields, choices=fields)
+    parser.add_argument("--evaluations", type=int, nargs="+", default=evaluations, choices=evaluations)
+    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
+    return parser
 
 
 def cells(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:

@@ -11,10 +11,10 @@ first grid of every number of evaluations is the one that the default had before
 whose rows are not run again.
 """
 
-import argparse
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
+from _report import RESULTS, choice_parser, completed, report  # noqa: E402
 from _samplers import CACHE, Case  # noqa: E402
 from few_steps_frechet import Law  # noqa: E402
 
@@ -62,30 +62,28 @@ COLUMNS = ("field", "evaluations", "shift", "power", "samples", "RMS", "Frechet"
 
 def measure(name: str, wanted: list[int], count: int, steps: int, file: Path | None) -> list[Row]:
     """Rows of all grids on one field, those in `file` taken from there and the others added to it."""
-    known = {row[:5]: row for row in read_rows(file, Row)}
-    keys = [(name, n, shift, power, count) for n in wanted for shift, power in GRIDS[n]]
-    missing = [key for key in keys if key not in known]
-    if missing:
+
+    def prepare() -> Callable[[tuple[Any, ...]], Sequence[float]]:
         law = Law(Case(name, count, seed=SEED, trials=0, cache=None if file is None else CACHE), steps)
         entries = math.prod(law.case.problem.event)
-    for key in missing:
-        _, n, shift, power, _ = key
-        method = default_method(n, jnp.zeros(()), None, entries, one_path=False)
-        options = {"frame": method.frame, "solver": method.solver, "denoise": bool(method.denoise)}
-        sized_shift, end = sized(shift, power, entries)
-        samples = law.case.ours(count, n, grid=lz.grids.power_time(n, sized_shift, end=end), **options).samples
-        frechet, rms = law.distances(samples)
-        known[key] = Row(*key, rms, frechet)
-        append_rows(file, COLUMNS, [known[key]])
-    return [known[key] for key in keys]
+
+        def distances(key: tuple[Any, ...]) -> Sequence[float]:
+            _, n, shift, power, _ = key
+            method = default_method(n, jnp.zeros(()), None, entries, one_path=False)
+            options = {"frame": method.frame, "solver": method.solver, "denoise": bool(method.denoise)}
+            sized_shift, end = sized(shift, power, entries)
+            samples = law.case.ours(count, n, grid=lz.grids.power_time(n, sized_shift, end=end), **options).samples
+            frechet, rms = law.distances(samples)
+            return rms, frechet
+
+        return distances
+
+    keys = [(name, n, shift, power, count) for n in wanted for shift, power in GRIDS[n]]
+    return completed(file, COLUMNS, Row, keys, prepare)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", nargs="+", default=IMAGES, choices=IMAGES)
-    parser.add_argument("--evaluations", type=int, nargs="+", default=list(GRIDS), choices=list(GRIDS))
-    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
-    arguments = parser.parse_args()
+    arguments = choice_parser(__doc__, IMAGES, list(GRIDS)).parse_args()
     if arguments.smoke:
         rows = measure("photographs", [3], 64, 16, None)
         report("photographs, 64 samples", COLUMNS, rows, None)

@@ -13,19 +13,18 @@ evaluations is what the default was before, the last what it is. Results in resu
 not run again.
 """
 
-import argparse
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 jax.config.update("jax_enable_x64", True)  # for the exact fields; the networks stay in float32
 
 import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
 from _fields import PROBLEMS  # noqa: E402
-from _report import RESULTS, append_rows, read_rows, report  # noqa: E402
+from _report import RESULTS, choice_parser, completed, report  # noqa: E402
 from _samplers import CACHE, Case, features_of  # noqa: E402
 
 import lazysi as lz  # noqa: E402
@@ -83,33 +82,29 @@ def table(steps: int, shift: float, power: float, part: float, lazy_start: int, 
 
 def measure(name: str, wanted: list[int], count: int, steps: int, file: Path | None) -> list[Row]:
     """Rows of all choices on one field, those in `file` taken from there and the others added to it."""
-    known = {row[:7]: row for row in read_rows(file, Row)}
-    keys = [(name, n, *choice, count) for n in wanted for choice in CHOICES[n]]
-    missing = [key for key in keys if key not in known]
-    if missing:
+
+    def prepare() -> Callable[[tuple[Any, ...]], Sequence[float]]:
         case = Case(name, count, kappa=1.0, seed=SEED, cache=None if file is None else CACHE)
         features, law = features_of(case.problem), case.fine(SEED, steps)
         of_law, entries = features(law), math.prod(case.problem.event)
-    for key in missing:
-        made = table(*key[1:6], entries)
-        samples = case.shared(lambda _, noise, made=made: noise.samples(made), count, seed=SEED, steps=steps)
-        of_samples = features(samples)
-        distances = (
-            *metrics.energy_difference(samples, law, law),
-            *metrics.energy_difference(of_samples, of_law, of_law),
-        )
-        variance = (metrics.total_std(samples) / metrics.total_std(law)) ** 2
-        known[key] = Row(*key, *(float(np.asarray(v)) for v in (*distances, variance, metrics.rms(samples, law))))
-        append_rows(file, COLUMNS, [known[key]])
-    return [known[key] for key in keys]
+
+        def distances(key: tuple[Any, ...]) -> Sequence[float]:
+            made = table(*key[1:6], entries)
+            samples = case.shared(lambda _, noise: noise.samples(made), count, seed=SEED, steps=steps)
+            of_samples = features(samples)
+            energies = metrics.energy_difference(samples, law, law)
+            in_features = metrics.energy_difference(of_samples, of_law, of_law)
+            variance = (metrics.total_std(samples) / metrics.total_std(law)) ** 2
+            return [float(value) for value in (*energies, *in_features, variance, metrics.rms(samples, law))]
+
+        return distances
+
+    keys = [(name, n, *choice, count) for n in wanted for choice in CHOICES[n]]
+    return completed(file, COLUMNS, Row, keys, prepare)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", nargs="+", default=IMAGES, choices=IMAGES)
-    parser.add_argument("--evaluations", type=int, nargs="+", default=list(CHOICES), choices=list(CHOICES))
-    parser.add_argument("--smoke", action="store_true", help="a small run that writes nothing")
-    arguments = parser.parse_args()
+    arguments = choice_parser(__doc__, IMAGES, list(CHOICES)).parse_args()
     if arguments.smoke:
         report("photographs, 32 samples", COLUMNS, measure("photographs", [4], 32, 16, None), None)
         return
