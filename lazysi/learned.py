@@ -217,7 +217,7 @@ def learned_steps(
         >>> field = lz.targets.mixture([0.5, 0.5], [[-1.0], [1.0]], [0.3, 0.3])
         >>> learned, key = lz.learned_steps((100, 1), 4), jax.random.key(0)
         >>> loss = lambda learned: lz.sample(key, field, (100, 1), plan=learned.plan()).var()
-        >>> jax.grad(loss)(learned).weights.shape
+        >>> jax.jit(jax.grad(loss))(learned).weights.shape
         (4, 4)
     """
     if not isinstance(solver, Multistep | None):

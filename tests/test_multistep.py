@@ -286,7 +286,7 @@ def graded_angle(steps):
 @pytest.mark.parametrize(
     "case",
     slow_but(
-        [("lazy", (2, False)), ("lazy", (3, False))],
+        [("lazy", (3, False))],
         [*itertools.product(["lazy"], SLOPES), ("spectrum", (1, False)), ("spectrum", (2, False))],
     ),
 )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from selection import slow_but
 
 import lazysi as lz
 from lazysi import searching, tuning_ode, tuning_sde
@@ -300,7 +301,7 @@ def test_only_nan_puts_a_plan_last():
         nearest("out of memory")
 
 
-@pytest.mark.parametrize("failing", [1, 3])
+@pytest.mark.parametrize("failing", slow_but({3}, [1, 3]))
 def test_a_sampler_that_leaves_where_the_field_is_finite_is_not_the_nearest(monkeypatch, failing):
     """A candidate for the ODE whose states run away, to where the field has no value, is last: tuning goes on."""
     field, calls = FIELDS["modes"](), []
