@@ -231,7 +231,8 @@ PROBLEMS = {
         Problem("photographs, guidance 2", (12, 12, 3), _SINGLE, functools.partial(_network, PHOTOGRAPHS, 2.0)),
     )
 }
-# fields that the defaults' methods are chosen with; photographs count for the grid of images alone (`grid_choice.py`)
+# fields that the defaults' methods are chosen with; photographs count for grids of images (`grid_choice.py`) and, with
+# that of the SDE, for the part of a line and the first step (`grid_choice_sde.py`)
 CHOSEN_ON = [name for name in PROBLEMS if not name.startswith("photographs")]
 
 

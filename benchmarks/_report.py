@@ -86,9 +86,9 @@ def completed(
     keys: Sequence[tuple[Any, ...]],
     prepare: Callable[[], Callable[[tuple[Any, ...]], Sequence[float]]],
 ) -> list[Row]:
-    """Rows that begin with these keys, those of a CSV file taken from there and the others added to it: `prepare`,
-    called where one is missing, gives the function from a key to the other cells."""
-    known = {row[: len(keys[0])]: row for row in read_rows(path, kind)}
+    """Rows that begin with these keys (all of one length), those of a CSV file taken from there and the others added to
+    it: `prepare`, called where one is missing, gives the function from a key to the other cells."""
+    known = {row[: len(keys[0])]: row for row in read_rows(path, kind)} if keys else {}
     missing = [key for key in keys if key not in known]
     if missing:
         measure = prepare()

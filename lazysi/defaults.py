@@ -19,13 +19,13 @@ frame, and is not corrected.
 
 The grid is of steps of linear time with a shift that grows with the number of entries of a sample. For the ODE it is
 1.6, and the time that is left has a power (see `power_time`), 1.25 in 4 steps, 1.4 in 5 to 7, 1.6 in 8 and 9 and 1.75
-in more; for samples of fewer than 256 entries the shift is 1.3 and the power 1.25 from 5 steps on and 1.5 from 8 on
-(all for 784 entries; what is above 1 in the powers grows with the logarithm of their number up to there). For the SDE
-it is 1.2 in 2 steps and 2 in 3, in the lazy frame, then 1.6 in 4 and, with a power of 1.25 at the data (for 784
-entries), 1.3 in 5 to 7, 1.1 in 8 and 9 and 1.3 in 10 to 23. In 24 and more, and from 10 on for samples of fewer than
-256 entries, it is 0.5 (in 10 and 11 of these steps 6 / steps) and has half of the growth. Such samples have a shift of
-0.45 in 2 steps, for any number of entries, and in 3 to 9 another, with a faster growth and a power at the data
-(`SMALL_SDE`), in 3 and 4 at least 0.75.
+in more; for samples of fewer than 256 entries the shift is 1.3, in 5 to 7 steps 1, and the power 1.1 in 5 and 6, 1.25
+in 7 and 1.5 from 8 on (all for 784 entries; what is above 1 in the powers grows with the logarithm of their number up
+to there). For the SDE it is 1.2 in 2 steps and 2 in 3, in the lazy frame, then 1.6 in 4 and, with a power of 1.25 at
+the data (for 784 entries), 1.3 in 5 to 7, 1.1 in 8 and 9 and 1.3 in 10 to 23. In 24 and more, and from 10 on for
+samples of fewer than 256 entries, it is 0.5 (in 10 and 11 of these steps 6 / steps) and has half of the growth. Such
+samples have a shift of 0.45 in 2 steps, for any number of entries, and in 3 to 9 another, with a faster growth and a
+power at the data (`SMALL_SDE`), in 3 and 4 at least 0.75.
 
 With `moments` the frame is theirs at any number of steps, and nothing is left to do for data that has them: order 2
 with the corrector for the ODE, from 5 steps on the grid above, order 1 for the SDE; on equal steps of linear time else.
@@ -33,6 +33,7 @@ One Brownian path for the whole solve needs the clocks of the lazy frame, and ta
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -49,12 +50,15 @@ __all__ = ["Method", "by_entries", "default_method", "denoised_ode", "fine_optio
 PLAIN, FLAT_ODE, SECOND_ORDER_ODE, DENOISED_ODE, LINE_ODE = 2, 4, 7, 9, 23  # most steps with these methods
 FLAT_CORRECTOR = 0.25
 ENTRIES, GROWTH = 784, 1 / 7  # of a sample with the shifts as they are, and the exponent of shifts in their number
-ODE_SHIFT, SMALL_ODE_SHIFT = 1.6, 1.3  # of samples of many and few entries
-LAZY_SDE, SHORT_SDE, LONG_SDE = 3, 9, 23  # most steps of the SDE in the lazy frame, and with grids of its own below
+# of the ODE, from so many steps on: shift, and power at the data, for 784 entries; of samples of many and few entries
+ODE = ((10, (1.6, 1.75)), (8, (1.6, 1.6)), (5, (1.6, 1.4)), (4, (1.6, 1.25)), (0, (1.6, 1.0)))
+SMALL_ODE = ((8, (1.3, 1.5)), (7, (1.0, 1.25)), (5, (1.0, 1.1)), (0, (1.3, 1.0)))
+# most steps of the SDE in the lazy frame, on images, and with grids of their own below, of small samples and of images
+LAZY_SDE, SHORT_SDE, LONG_SDE = 3, 9, 23
 SMALL_ENTRIES = 255  # most entries of small samples
 LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy frame, of samples of many and few entries
 # in the point frame: of samples of many entries, from so many steps up to `LONG_SDE`, shift, power at the data for 784
-# entries, and the part of a line; shift over the number of steps, and the least, of all others in more than `SHORT_SDE`
+# entries, and the part of a line; of all others in more than `SHORT_SDE` the shift is 6 / steps, and at least 0.5
 POINT_SDE = ((10, (1.3, 1.25, 0.95)), (8, (1.1, 1.25, 0.9)), (5, (1.3, 1.25, 0.85)), (4, (1.6, 1.0, 0.9)))
 MORE_SDE_SHIFT, LEAST_SDE_SHIFT = 6.0, 0.5
 HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
@@ -62,9 +66,6 @@ HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
 # in up to so many steps at least the shift that follows
 SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
 FEW_SMALL_SDE, LEAST_SMALL_SDE_SHIFT = 4, 0.75
-# from so many steps on: power of the ODE's grid at the data, of samples of many and few entries
-END_POWERS = ((DENOISED_ODE + 1, 1.75), (SECOND_ORDER_ODE + 1, 1.6), (FLAT_ODE + 1, 1.4), (FLAT_ODE, 1.25), (0, 1.0))
-SMALL_END_POWERS = ((SECOND_ORDER_ODE + 1, 1.5), (FLAT_ODE + 1, 1.25), (0, 1.0))
 
 
 class Method(NamedTuple):
@@ -90,6 +91,11 @@ class Method(NamedTuple):
 def by_entries(entries: int) -> tuple[float, float]:
     """Factor on the shift, and share of what is above 1 in the power at the data, for samples of so many entries."""
     return (entries / ENTRIES) ** GROWTH, min(1.0, math.log(entries) / math.log(ENTRIES))
+
+
+def _of_steps(choices: Sequence[tuple[int, tuple[float, ...]]], steps: int) -> tuple[float, ...]:
+    """The choice for so many steps, of those that hold from a number of steps on, the largest number first."""
+    return next(choice for least, choice in choices if steps >= least)
 
 
 def sized(shift: float, power: float, entries: int) -> tuple[float, float]:
@@ -189,9 +195,8 @@ def denoised_ode(steps: int, entries: int) -> bool:
 
 def _ode_grid(steps: int, entries: int) -> tuple[float, float]:
     """Shift and power at the data of the ODE's grid."""
-    small = entries <= SMALL_ENTRIES
-    shift, powers = (SMALL_ODE_SHIFT, SMALL_END_POWERS) if small else (ODE_SHIFT, END_POWERS)
-    return sized(shift, next(power for least, power in powers if steps >= least), entries)
+    choices = SMALL_ODE if entries <= SMALL_ENTRIES else ODE
+    return sized(*_of_steps(choices, steps), entries)
 
 
 def _sde(steps: int, entries: int) -> _Choice:
@@ -215,7 +220,7 @@ def _point(steps: int, entries: int) -> tuple[float, float, float]:
         shift, end = shift * (entries / ENTRIES) ** SMALL_GROWTH, sized(shift, power, entries)[1]
         return max(shift, LEAST_SMALL_SDE_SHIFT) if steps <= FEW_SMALL_SDE else shift, end, 1.0
     if not small and steps <= LONG_SDE:
-        shift, power, part = next(choice for least, choice in POINT_SDE if steps >= least)
+        shift, power, part = _of_steps(POINT_SDE, steps)
         return *sized(shift, power, entries), part
     shift = max(MORE_SDE_SHIFT / steps, LEAST_SDE_SHIFT)
     return shift * math.sqrt(by_entries(entries)[0]), 1.0, 1.0

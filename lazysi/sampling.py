@@ -68,7 +68,7 @@ def sample(
             a `frame`, plain `Multistep` of order 2, for kappa > 0 of order 1; and `diffrax.Euler` under a schedule.
         grid: steps + 1 increasing angles from 0 to pi/2, or a function of `steps` that returns them; by default equal
             steps of the schedule's time, in a frame of the linear schedule's. For the default method in 2 steps or more
-            these are shifted and, from 5 steps of an ODE on, shrink towards the data, by the number of steps and of
+            these are shifted and, in most numbers of steps, shrink towards the data, by the number of steps and of
             entries of a sample (see `defaults`). A `solver` or `frame` of yours leaves them equal, as do `moments` and
             `brownian_tolerance` for an SDE and in up to 4 steps.
         moments: of the data, for the lazy frame: the solver then is exact for the Gaussian with these moments.
