@@ -6,10 +6,9 @@
     cp photographs/model.safetensors benchmarks/networks/photographs.safetensors
 
 416,043 parameters, held-out loss 0.153. It was trained when defaults and tuner were there. Three things were changed
-with it among the fields since: on images the grid of the ODE's default (`grid_choice.py`), and that of the SDE's with
-the part of a line and the first step (`grid_choice_sde.py`); and the further noise that `tune` asks for where few
-samples decide. The photographs are under CC BY 2.0: china.jpg by danielbuechele, flower.jpg by
-vultilion.
+with it among the fields since: on images the grid of the ODE's default (`grid_choice.py`), and the SDE's, with the part
+of a line and the first step (`grid_choice_sde.py`); and the further noise that `tune` asks for where few samples
+decide. The photographs are under CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion.
 """
 
 from pathlib import Path

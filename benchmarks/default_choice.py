@@ -8,9 +8,9 @@ RMS distance to the fine-grid end point over that of the default, with its stand
 other noise than the comparisons with other samplers. Methods: the flat frame in linear time (order 2, three amounts of
 correction), the lazy frame in the angle with full correction (order 2, in few steps also with none and a quarter; a
 line with the corrector of order 3; order 3); each on grids of `power_time` with three shifts (times the factor for the
-number of entries; the middle one is the default's) and three powers at the data, four for 256 entries and more (taken
-as far as the default takes its own); and the default with the other last step, frozen or the data prediction. The
-nearest are printed, and that one; all are in results/default_choice.csv, where those of a field and a number of
+number of entries; the middle one is the default's, for small samples in 5 to 7 steps the first) and three powers at the
+data, four for 256 entries and more (taken as far as the default takes its own); and the default with the other last
+step, frozen or the data prediction. The nearest are printed, and that one; all are in results/default_choice.csv, where those of a field and a number of
 evaluations replace what was there.
 """
 

@@ -8,8 +8,8 @@ The default's method on grids of `power_time` with other shifts and powers at th
 takes its own for the number of entries): RMS and Frechet distance (in the classifier's features, where there is no
 classifier in the values) to an accurate solution from the same noise, which no comparison with other samplers has. The
 first grid of every number of evaluations is the one that the default had before. Images are tried in 3 to 24
-evaluations, samples of fewer than 256 entries in 4 to 8. Results in results/grid_choice.csv,
-whose rows are not run again.
+evaluations, samples of fewer than 256 entries in 4 to 8. Results in results/grid_choice.csv, whose rows are not run
+again.
 """
 
 import math
