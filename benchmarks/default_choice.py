@@ -10,8 +10,8 @@ correction), the lazy frame in the angle with full correction (order 2, in few s
 line with the corrector of order 3; order 3); each on grids of `power_time` with three shifts (times the factor for the
 number of entries; the middle one is the default's, for small samples in 5 to 7 steps the first) and three powers at the
 data, four for 256 entries and more (taken as far as the default takes its own); and the default with the other last
-step, frozen or the data prediction. The nearest are printed, and that one; all are in results/default_choice.csv, where those of a field and a number of
-evaluations replace what was there.
+step, frozen or the data prediction. The nearest are printed, and that one; all are in results/default_choice.csv, where
+those of a field and a number of evaluations replace what was there.
 """
 
 import argparse
