@@ -34,7 +34,7 @@ One Brownian path for the whole solve needs the clocks of the lazy frame, and ta
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -67,6 +67,8 @@ HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
 SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
 FEW_SMALL_SDE, LEAST_SMALL_SDE_SHIFT = 4, 0.75
 
+Numbers = TypeVar("Numbers")
+
 
 class Method(NamedTuple):
     """Frame, solver, last step, shift and end power of the grid (see `power_time`), and, of a default, whether it
@@ -93,7 +95,7 @@ def by_entries(entries: int) -> tuple[float, float]:
     return (entries / ENTRIES) ** GROWTH, min(1.0, math.log(entries) / math.log(ENTRIES))
 
 
-def _of_steps(choices: Sequence[tuple[int, tuple[float, ...]]], steps: int) -> tuple[float, ...]:
+def _of_steps(choices: Sequence[tuple[int, Numbers]], steps: int) -> Numbers:
     """The choice for so many steps, of those that hold from a number of steps on, the largest number first."""
     return next(choice for least, choice in choices if steps >= least)
 
