@@ -62,9 +62,9 @@ LAZY_SDE_SHIFTS, PLAIN_SMALL_SDE_SHIFT = {2: 1.2, 3: 2.0}, 0.45  # in the lazy f
 POINT_SDE = ((10, (1.3, 1.25, 0.95)), (8, (1.1, 1.25, 0.9)), (5, (1.3, 1.25, 0.85)), (4, (1.6, 1.0, 0.9)))
 MORE_SDE_SHIFT, LEAST_SDE_SHIFT = 6.0, 0.5
 HALF_LINE = 0.5  # of what extrapolation adds in the lazy frame
-# samples of few entries, by steps: shift and power at the data for 784 entries; from 5 to 9 steps as the last of them;
-# in up to so many steps at least the shift that follows
-SMALL_SDE, SMALL_GROWTH = {3: (2.75, 3.0), 4: (1.3, 1.5), 5: (1.1, 1.25)}, 1 / 5
+# of samples of few entries, from so many steps up to `SHORT_SDE`: shift and power at the data for 784 entries; in up to
+# so many steps at least the shift that follows
+SMALL_SDE, SMALL_GROWTH = ((5, (1.1, 1.25)), (4, (1.3, 1.5)), (3, (2.75, 3.0))), 1 / 5
 FEW_SMALL_SDE, LEAST_SMALL_SDE_SHIFT = 4, 0.75
 
 Numbers = TypeVar("Numbers")
@@ -218,7 +218,7 @@ def _point(steps: int, entries: int) -> tuple[float, float, float]:
     """Shift and power at the data of the SDE's grid in the point frame, and the part of a line."""
     small = entries <= SMALL_ENTRIES
     if small and steps <= SHORT_SDE:
-        shift, power = SMALL_SDE[min(steps, max(SMALL_SDE))]
+        shift, power = _of_steps(SMALL_SDE, steps)
         shift, end = shift * (entries / ENTRIES) ** SMALL_GROWTH, sized(shift, power, entries)[1]
         return max(shift, LEAST_SMALL_SDE_SHIFT) if steps <= FEW_SMALL_SDE else shift, end, 1.0
     if not small and steps <= LONG_SDE:
